@@ -1,0 +1,108 @@
+//! An endpoint, its link and the gateway, as the maps hold them.
+
+use crate::address::Address;
+
+/// How many endpoints a node can have; ids run from 1. The kubelet's default is 110 pods a node.
+pub const MAX_ENDPOINTS: u32 = 1024;
+
+/// [`Endpoint::mode`]: drop what is denied.
+pub const MODE_ENFORCE: u8 = 0;
+/// [`Endpoint::mode`]: report what is denied, and let it pass.
+pub const MODE_AUDIT: u8 = 1;
+
+/// [`Endpoint::flags`]: it has a veth, and the programs on the veth judge its frames.
+pub const HAS_LINK: u8 = 1;
+/// [`Endpoint::flags`]: its loopback is its own, not the node's.
+pub const PRIVATE_LOOPBACK: u8 = 2;
+/// [`Endpoint::flags`]: what nobody listens to on its own loopback, the gateway relays to the
+/// node's.
+pub const RELAY_LOOPBACK: u8 = 4;
+
+/// A local pod, unit or command under enforcement.
+#[repr(C)]
+#[derive(Clone, Copy)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug))]
+pub struct Endpoint {
+    /// 1 to [`MAX_ENDPOINTS`] - 1; 0 marks an empty slot.
+    pub id: u32,
+    /// The policy whose direct entries hold.
+    pub policy: u32,
+    /// [`MODE_ENFORCE`] or [`MODE_AUDIT`].
+    pub mode: u8,
+    /// [`HAS_LINK`] and the like.
+    pub flags: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
+    /// The generation of the policy.
+    pub generation: u32,
+}
+
+impl Endpoint {
+    /// An empty slot.
+    pub const NONE: Self = Self {
+        id: 0,
+        policy: 0,
+        mode: MODE_ENFORCE,
+        flags: 0,
+        reserved: [0; 2],
+        generation: 0,
+    };
+
+    /// Whether one of [`HAS_LINK`], [`PRIVATE_LOOPBACK`] or [`RELAY_LOOPBACK`] is set.
+    #[inline(always)]
+    pub const fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// The link of an endpoint, by the index of its host side.
+#[repr(C)]
+#[derive(Clone, Copy)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug))]
+pub struct Link {
+    /// The endpoint behind it.
+    pub endpoint: u32,
+    /// The endpoint's MAC address.
+    pub mac: [u8; 6],
+    /// The next hop's MAC address: the host side's, or its bridge's.
+    pub next_hop_mac: [u8; 6],
+}
+
+/// Where the gateway listens.
+#[repr(C)]
+#[derive(Clone, Copy)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug))]
+pub struct Gateway {
+    /// Its IPv4 address.
+    pub v4: Address,
+    /// Its IPv6 address.
+    pub v6: Address,
+    /// The proxy's TCP port, host byte order.
+    pub port: u16,
+    /// The resolver's UDP and TCP port, host byte order.
+    pub dns_port: u16,
+    /// Zero.
+    pub reserved: u32,
+}
+
+impl Gateway {
+    /// Whether the address is the gateway's.
+    #[inline(always)]
+    pub fn is_at(&self, address: &Address) -> bool {
+        *address == self.v4 || *address == self.v6
+    }
+
+    /// The gateway's address of the same family.
+    #[inline(always)]
+    pub fn address_for(&self, destination: &Address) -> Address {
+        if destination.is_v4() {
+            self.v4
+        } else {
+            self.v6
+        }
+    }
+}
+
+const _: () = assert!(size_of::<Endpoint>() == 16);
+const _: () = assert!(size_of::<Link>() == 16);
+const _: () = assert!(size_of::<Gateway>() == 40);

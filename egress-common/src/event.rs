@@ -1,0 +1,74 @@
+//! What the kernel reports.
+
+use crate::{address::Address, process::Process};
+
+/// How long attempts of one key are reported once: 10 s, in nanoseconds.
+pub const WINDOW_NS: u64 = 10_000_000_000;
+
+/// [`Event::kind`]: it was dropped.
+pub const KIND_DROPPED: u8 = 1;
+/// [`Event::kind`]: it would have been dropped, but the endpoint is in Audit.
+pub const KIND_AUDIT: u8 = 2;
+
+/// One denied attempt, the first of its key and window.
+#[repr(C)]
+#[derive(Clone, Copy)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug))]
+pub struct Event {
+    /// When: nanoseconds of `CLOCK_BOOTTIME`.
+    pub time_ns: u64,
+    /// The socket's creator, if there was a socket.
+    pub process: Process,
+    /// Where from; unspecified at `connect` and `sendmsg`.
+    pub source: Address,
+    /// Whose, where to and why.
+    pub key: ReportKey,
+    /// Attempts of the same key in the window before, if it has not been reported yet.
+    pub previous: u32,
+    /// The interface, as the layer saw it; 0 at calls.
+    pub interface: u32,
+    /// Host byte order.
+    pub source_port: u16,
+    /// The number of a [`Layer`](crate::verdict::Layer).
+    pub layer: u8,
+    /// [`KIND_DROPPED`] or [`KIND_AUDIT`].
+    pub kind: u8,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// What attempts have in common that are reported once.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug))]
+pub struct ReportKey {
+    /// The endpoint's id; 0 where it is unknown.
+    pub endpoint: u32,
+    /// Where to.
+    pub destination: Address,
+    /// Host byte order; for ICMP its type, for other frames the ethertype.
+    pub port: u16,
+    /// The IP protocol number.
+    pub protocol: u8,
+    /// The number of a reason.
+    pub reason: u8,
+}
+
+/// A window of one key.
+#[repr(C)]
+#[derive(Clone, Copy)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug))]
+pub struct ReportWindow {
+    /// When its first attempt was reported: nanoseconds of `CLOCK_BOOTTIME`.
+    pub started_ns: u64,
+    /// How many attempts there were, the first included.
+    pub attempts: u64,
+    /// The layer that saw the first one; in Audit the others see the same packet again.
+    pub layer: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+}
+
+const _: () = assert!(size_of::<Event>() == 104);
+const _: () = assert!(size_of::<ReportKey>() == 24);
+const _: () = assert!(size_of::<ReportWindow>() == 24);

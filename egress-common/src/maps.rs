@@ -1,0 +1,180 @@
+//! Names and sizes of the maps, and their keys.
+
+use crate::{
+    address::Address,
+    endpoint::{Gateway, MAX_ENDPOINTS},
+    verdict::DropReason,
+};
+
+/// The one [`Config`].
+pub const CONFIG: &str = "CONFIG";
+/// Endpoints by id.
+pub const ENDPOINTS: &str = "ENDPOINTS";
+/// Endpoint ids by cgroup id.
+pub const CGROUPS: &str = "CGROUPS";
+/// Links by interface index.
+pub const LINKS: &str = "LINKS";
+/// What addresses are to an endpoint, see [`OWN`] and [`NEXT_HOP`].
+pub const ADDRESSES: &str = "ADDRESSES";
+/// Direct entries of whole addresses.
+pub const DIRECT_HOSTS: &str = "DIRECT_HOSTS";
+/// Direct entries of networks.
+pub const DIRECT_NETWORKS: &str = "DIRECT_NETWORKS";
+/// What the node knows of networks, see [`Class`].
+pub const NETWORKS: &str = "NETWORKS";
+/// Flows that were opened inbound.
+pub const FLOWS: &str = "FLOWS";
+/// Origins between the SYN and `accept`.
+pub const ORIGINS: &str = "ORIGINS";
+/// Storage of the endpoints' sockets.
+pub const SOCKETS: &str = "SOCKETS";
+/// Storage of the gateway's sockets.
+pub const ACCEPTED: &str = "ACCEPTED";
+/// Counters by endpoint and reason, per CPU.
+pub const COUNTERS: &str = "COUNTERS";
+/// Open report windows.
+pub const REPORTS: &str = "REPORTS";
+/// The perf event array.
+pub const EVENTS: &str = "EVENTS";
+
+/// Every map that is pinned. aya-log's own ring is not among them: each agent has its own.
+pub const PINNED: &[&str] = &[
+    CONFIG,
+    ENDPOINTS,
+    CGROUPS,
+    LINKS,
+    ADDRESSES,
+    DIRECT_HOSTS,
+    DIRECT_NETWORKS,
+    NETWORKS,
+    FLOWS,
+    ORIGINS,
+    SOCKETS,
+    ACCEPTED,
+    COUNTERS,
+    REPORTS,
+    EVENTS,
+];
+
+/// Addresses of all endpoints and their next hops that a node can hold.
+pub const MAX_ADDRESSES: u32 = MAX_ENDPOINTS * 16;
+/// Direct entries of whole addresses that a node can hold.
+pub const MAX_DIRECT_HOSTS: u32 = 65_536;
+/// Direct entries of networks that a node can hold.
+pub const MAX_DIRECT_NETWORKS: u32 = 65_536;
+/// Networks that a node can know.
+pub const MAX_NETWORKS: u32 = 4_096;
+/// Inbound flows that are remembered; where they do not suffice, replies are denied.
+pub const MAX_FLOWS: u32 = 65_536;
+/// Connections between SYN and `accept`; where they do not suffice, connections are refused.
+pub const MAX_ORIGINS: u32 = 65_536;
+/// Report windows that are open at once.
+pub const MAX_REPORTS: u32 = 16_384;
+/// Slots of [`COUNTERS`].
+pub const MAX_COUNTERS: u32 = MAX_ENDPOINTS * DropReason::COUNT as u32;
+
+/// The slot of [`COUNTERS`] for an endpoint and a reason's number, 0 for what was allowed.
+#[inline(always)]
+pub const fn counter(endpoint: u32, reason: u8) -> u32 {
+    endpoint * DropReason::COUNT as u32 + (reason as u32 & (DropReason::COUNT as u32 - 1))
+}
+
+/// What holds for the whole instance.
+#[repr(C)]
+#[derive(Clone, Copy)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug))]
+pub struct Config {
+    /// Where the gateway listens.
+    pub gateway: Gateway,
+    /// Bit n set: some endpoint's cgroup lies n levels below the root of the hierarchy.
+    pub cgroup_levels: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// The key of a direct entry. `port` 0 stands for every port. As the data of a trie's key its
+/// first eight bytes are always compared whole.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug))]
+pub struct DirectKey {
+    /// The policy's number.
+    pub policy: u32,
+    /// Host byte order.
+    pub port: u16,
+    /// The IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// The address, or the network's first.
+    pub address: Address,
+}
+
+impl DirectKey {
+    /// The bits in front of the address.
+    pub const HEAD_BITS: u32 = 64;
+}
+
+/// The key of an endpoint's address.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug))]
+pub struct AddressKey {
+    /// The endpoint's id.
+    pub endpoint: u32,
+    /// The address.
+    pub address: Address,
+}
+
+/// A bit of the value: the endpoint's own address, which its frames may bear as source.
+pub const OWN: u8 = 1;
+/// A bit of the value: the endpoint's next hop answers for it.
+pub const NEXT_HOP: u8 = 2;
+
+/// What a network is to the node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug))]
+#[repr(u8)]
+pub enum Class {
+    /// Nothing known of it.
+    Outside = 0,
+    /// One of the node's own addresses.
+    Node = 1,
+    /// Pods and Services.
+    Cluster = 2,
+}
+
+impl Class {
+    /// From a map's value; unknown numbers are the node's, the strictest.
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::Outside,
+            2 => Self::Cluster,
+            _ => Self::Node,
+        }
+    }
+}
+
+/// A flow that was opened inbound, as seen from the endpoint.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug))]
+pub struct FlowKey {
+    /// The endpoint's id.
+    pub endpoint: u32,
+    /// Who opened it.
+    pub remote: Address,
+    /// Host byte order.
+    pub remote_port: u16,
+    /// Host byte order.
+    pub local_port: u16,
+    /// The IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+const _: () = assert!(size_of::<Config>() == 48);
+const _: () = assert!(size_of::<DirectKey>() == 24);
+const _: () = assert!(size_of::<FlowKey>() == 28);
