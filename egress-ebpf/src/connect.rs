@@ -1,0 +1,113 @@
+//! `connect4/6` and `sendmsg4/6`: what a process asks for is answered at once, by EPERM or by the
+//! gateway.
+
+use crate::{
+    context::{self, Family},
+    identify, maps, report, tables,
+};
+use aya_ebpf::{EbpfContext, programs::SockAddrContext};
+use egress_common::{
+    attempt::{Attempt, TCP, UDP},
+    endpoint::Endpoint,
+    socket::{NOT_REDIRECTED, Socket, TO_PROXY, TO_RESOLVER},
+    verdict::{DropReason, Layer, Service, Verdict},
+};
+
+/// A UDP `connect` to port 53 goes to the resolver like the datagrams; to anywhere else it sends
+/// nothing, and is neither denied nor reported.
+const DNS: u16 = 53;
+
+/// `connect4` and `connect6`: whether the call goes on.
+#[inline(always)]
+pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> bool {
+    let protocol = context::protocol(ctx);
+    if protocol == u32::from(TCP) {
+        judge::<F>(ctx, Layer::Connect, TCP)
+    } else if protocol == u32::from(UDP) {
+        if context::port(ctx) == DNS {
+            judge::<F>(ctx, Layer::Connect, UDP)
+        } else {
+            forget_redirect(ctx);
+            true
+        }
+    } else {
+        // Ping and raw sockets: their packets are judged.
+        true
+    }
+}
+
+/// `sendmsg4` and `sendmsg6`, for UDP: whether the datagram goes on.
+#[inline(always)]
+pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext) -> bool {
+    judge::<F>(ctx, Layer::Sendmsg, UDP)
+}
+
+#[inline(always)]
+fn judge<F: Family>(ctx: &SockAddrContext, layer: Layer, protocol: u8) -> bool {
+    let Some((endpoint, socket)) = identify(ctx) else {
+        return true;
+    };
+    let Some(config) = maps::config() else {
+        return false;
+    };
+    let destination = F::address(ctx);
+    let port = context::port(ctx);
+    let attempt = Attempt::call(layer, protocol, destination, port);
+    socket.destination = destination;
+    socket.port = port;
+    socket.redirected = NOT_REDIRECTED;
+    match tables::judge(ctx.as_ptr(), &attempt, endpoint, &config.gateway) {
+        Verdict::Allow => true,
+        Verdict::Redirect(service) => {
+            let gateway = &config.gateway;
+            F::set_address(ctx, &gateway.address_for(&destination));
+            match service {
+                Service::Proxy => {
+                    context::set_port(ctx, gateway.port);
+                    socket.redirected = TO_PROXY;
+                }
+                Service::Resolver => {
+                    context::set_port(ctx, gateway.dns_port);
+                    socket.redirected = TO_RESOLVER;
+                }
+            }
+            true
+        }
+        Verdict::Deny(reason) => refuse(ctx, endpoint, &attempt, reason, socket),
+    }
+}
+
+#[inline(always)]
+fn refuse(
+    ctx: &SockAddrContext,
+    endpoint: &Endpoint,
+    attempt: &Attempt,
+    reason: DropReason,
+    socket: &Socket,
+) -> bool {
+    report::deny(ctx, endpoint, attempt, reason, Some(&socket.process), 0)
+}
+
+/// The endpoint, and the socket's storage. A socket older than the enforcement gets its storage
+/// here; the process that uses it now stands for its creator.
+#[inline(always)]
+fn identify(ctx: &SockAddrContext) -> Option<(&'static Endpoint, &'static mut Socket)> {
+    let sk = context::sock(ctx.sock_addr);
+    // SAFETY: the context's own socket.
+    if let Some(socket) = unsafe { maps::socket(sk) } {
+        return Some((maps::endpoint(socket.endpoint)?, socket));
+    }
+    let endpoint = identify::current_endpoint()?;
+    let mut initial = Socket::of(endpoint.id, identify::current_process());
+    // SAFETY: as above.
+    let socket = unsafe { maps::socket_or(sk, &mut initial) }?;
+    Some((endpoint, socket))
+}
+
+#[inline(always)]
+fn forget_redirect(ctx: &SockAddrContext) {
+    // SAFETY: the context's own socket.
+    if let Some(socket) = unsafe { maps::socket(context::sock(ctx.sock_addr)) } {
+        socket.redirected = NOT_REDIRECTED;
+    }
+}

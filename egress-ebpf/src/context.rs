@@ -1,0 +1,141 @@
+//! The contexts' address fields, by family, and packets as bytes.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_sock, bpf_sock_addr},
+    helpers::bpf_skb_load_bytes,
+    programs::SockAddrContext,
+};
+use core::mem::MaybeUninit;
+use egress_common::{address::Address, packet::Bytes};
+
+/// How a sock_addr context of one family holds the address. The verifier wants each field read
+/// and written by itself and in its own width, hence the volatile accesses.
+pub(crate) trait Family {
+    /// The address, whatever the hook means by it.
+    fn address(ctx: &SockAddrContext) -> Address;
+    /// Writes it; an IPv6 context takes IPv4 in mapped form.
+    fn set_address(ctx: &SockAddrContext, address: &Address);
+}
+
+pub(crate) struct V4;
+pub(crate) struct V6;
+
+impl Family for V4 {
+    #[inline(always)]
+    fn address(ctx: &SockAddrContext) -> Address {
+        // SAFETY: the context is valid for the whole program.
+        let ip = unsafe { (&raw const (*ctx.sock_addr).user_ip4).read_volatile() };
+        Address::v4(ip.to_ne_bytes())
+    }
+
+    #[inline(always)]
+    fn set_address(ctx: &SockAddrContext, address: &Address) {
+        let [.., ip] = address.words();
+        // SAFETY: as above.
+        unsafe { (&raw mut (*ctx.sock_addr).user_ip4).write_volatile(ip) };
+    }
+}
+
+impl Family for V6 {
+    #[inline(always)]
+    fn address(ctx: &SockAddrContext) -> Address {
+        // SAFETY: as above.
+        unsafe {
+            let ip = (&raw const (*ctx.sock_addr).user_ip6).cast::<u32>();
+            Address::from_words([
+                ip.read_volatile(),
+                ip.add(1).read_volatile(),
+                ip.add(2).read_volatile(),
+                ip.add(3).read_volatile(),
+            ])
+        }
+    }
+
+    #[inline(always)]
+    fn set_address(ctx: &SockAddrContext, address: &Address) {
+        let [a, b, c, d] = address.words();
+        // SAFETY: as above.
+        unsafe {
+            let ip = (&raw mut (*ctx.sock_addr).user_ip6).cast::<u32>();
+            ip.write_volatile(a);
+            ip.add(1).write_volatile(b);
+            ip.add(2).write_volatile(c);
+            ip.add(3).write_volatile(d);
+        }
+    }
+}
+
+/// The port of a sock_addr context, host byte order.
+#[inline(always)]
+pub(crate) fn port(ctx: &SockAddrContext) -> u16 {
+    // SAFETY: the context is valid for the whole program.
+    let port = unsafe { (&raw const (*ctx.sock_addr).user_port).read_volatile() };
+    u16::from_be(port as u16)
+}
+
+/// Writes the port of a sock_addr context.
+#[inline(always)]
+pub(crate) fn set_port(ctx: &SockAddrContext, port: u16) {
+    // SAFETY: as above.
+    unsafe { (&raw mut (*ctx.sock_addr).user_port).write_volatile(port.to_be().into()) };
+}
+
+/// The IP protocol of a sock_addr context.
+#[inline(always)]
+pub(crate) fn protocol(ctx: &SockAddrContext) -> u32 {
+    // SAFETY: as above.
+    unsafe { (&raw const (*ctx.sock_addr).protocol).read_volatile() }
+}
+
+/// The socket of a sock_addr context.
+#[inline(always)]
+pub(crate) fn sock(ctx: *mut bpf_sock_addr) -> *mut bpf_sock {
+    // SAFETY: as above.
+    unsafe { (*ctx).__bindgen_anon_1.sk }
+}
+
+/// A packet.
+pub(crate) struct Skb(pub(crate) *mut __sk_buff);
+
+impl Skb {
+    /// The index of the interface that it is on.
+    #[inline(always)]
+    pub(crate) fn interface(&self) -> u32 {
+        // SAFETY: the context is valid for the whole program.
+        unsafe { (&raw const (*self.0).ifindex).read_volatile() }
+    }
+
+    /// Whether the first VLAN tag was already taken off.
+    #[inline(always)]
+    pub(crate) fn has_vlan(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (&raw const (*self.0).vlan_present).read_volatile() != 0 }
+    }
+
+    /// Its socket, or null.
+    #[inline(always)]
+    pub(crate) fn sock(&self) -> *mut bpf_sock {
+        // SAFETY: as above.
+        unsafe { (*self.0).__bindgen_anon_2.sk }
+    }
+}
+
+impl Bytes for Skb {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: the helper writes all N bytes or fails.
+        unsafe {
+            match bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), N as u32) {
+                0 => Some(bytes.assume_init()),
+                _ => None,
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        // SAFETY: the context is valid for the whole program.
+        unsafe { (&raw const (*self.0).len).read_volatile() }
+    }
+}

@@ -1,0 +1,101 @@
+//! `skb egress` and `skb ingress` of the endpoints' cgroups: every packet that a socket of theirs
+//! makes, whatever call it came from.
+
+use crate::{
+    context::Skb,
+    gateway, identify, maps, report,
+    tables::{Maps, judge},
+};
+use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::SkBuffContext};
+use egress_common::{
+    address::Address,
+    attempt::Attempt,
+    decide::Tables,
+    endpoint::{HAS_LINK, PRIVATE_LOOPBACK},
+    event::KIND_DROPPED,
+    maps::{Class, FlowKey},
+    packet::parse_ip,
+    verdict::{DropReason, Layer, Verdict},
+};
+
+/// The loopback device is the first one of every network namespace.
+const LOOPBACK_INTERFACE: u32 = 1;
+
+/// Whether the packet goes on.
+#[inline(always)]
+pub(crate) fn passes(ctx: &SkBuffContext) -> bool {
+    let skb = Skb(ctx.skb.skb);
+    let socket = identify::socket_of_packet(&skb);
+    let found = match &socket {
+        Some(socket) => maps::endpoint(socket.endpoint),
+        None => identify::endpoint_of_packet(&skb),
+    };
+    let interface = skb.interface();
+    let Some(endpoint) = found else {
+        // Attached are endpoints' cgroups alone: whoever is not found there is not known.
+        let attempt = Attempt::call(Layer::CgroupSkb, 0, Address::UNSPECIFIED, 0);
+        let reason = DropReason::UnknownEndpoint;
+        report::report(ctx, 0, &attempt, reason, None, interface, KIND_DROPPED);
+        return false;
+    };
+    if interface == LOOPBACK_INTERFACE && endpoint.has(PRIVATE_LOOPBACK) {
+        return true;
+    }
+    let Some(config) = maps::config() else {
+        return false;
+    };
+    let mut attempt = Attempt::call(Layer::CgroupSkb, 0, Address::UNSPECIFIED, 0);
+    let verdict = match parse_ip(&skb, 0, &mut attempt) {
+        Ok(()) => judge(core::ptr::null_mut(), &attempt, endpoint, &config.gateway),
+        Err(reason) => Verdict::Deny(reason),
+    };
+    match verdict {
+        Verdict::Allow if endpoint.has(HAS_LINK) => true,
+        Verdict::Allow => {
+            maps::count(endpoint.id, 0);
+            gateway::publish(&attempt, endpoint.id, socket.as_deref())
+        }
+        // Packets are not sent elsewhere; `decide` redirects calls alone.
+        Verdict::Redirect(_) => false,
+        Verdict::Deny(reason) => {
+            let process = socket.as_ref().map(|socket| &socket.process);
+            report::deny(ctx, endpoint, &attempt, reason, process, interface)
+        }
+    }
+}
+
+/// Remembers flows that the node or the cluster opens to an endpoint without a link; with one,
+/// the link sees them.
+#[inline(always)]
+pub(crate) fn note_inbound(ctx: &SkBuffContext) {
+    let skb = Skb(ctx.skb.skb);
+    let Some(endpoint) = identify::endpoint_of_packet(&skb) else {
+        return;
+    };
+    if !endpoint.has(HAS_LINK) {
+        note_flow(&skb, 0, endpoint.id);
+    }
+}
+
+/// Remembers the flow of an inbound SYN from the node or the cluster.
+#[inline(always)]
+pub(crate) fn note_flow(skb: &Skb, at: u32, endpoint: u32) {
+    let mut attempt = Attempt::call(Layer::CgroupSkb, 0, Address::UNSPECIFIED, 0);
+    if parse_ip(skb, at, &mut attempt).is_err() || !attempt.opens() {
+        return;
+    }
+    let local = maps::config().is_some_and(|config| config.gateway.is_at(&attempt.source));
+    if Maps(core::ptr::null_mut()).class_of(&attempt.source) == Class::Outside || local {
+        return;
+    }
+    let key = FlowKey {
+        endpoint,
+        remote: attempt.source,
+        remote_port: attempt.source_port,
+        local_port: attempt.destination_port,
+        protocol: attempt.protocol,
+        reserved: [0; 3],
+    };
+    // SAFETY: no pointers.
+    maps::remember_flow(&key, unsafe { bpf_ktime_get_ns() });
+}

@@ -1,0 +1,146 @@
+//! The decision's look-ups, in the maps.
+
+use crate::maps;
+use aya_ebpf::{
+    bindings::{
+        bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
+    },
+    helpers::{bpf_sk_lookup_tcp, bpf_sk_release},
+};
+use core::{ffi::c_void, mem::zeroed};
+use egress_common::{
+    address::Address,
+    attempt::Attempt,
+    decide::{Tables, decide},
+    endpoint::{Endpoint, Gateway},
+    maps::{Class, DirectKey, FlowKey},
+    verdict::{DropReason, Service, Verdict},
+};
+
+/// Asks [`decide`]. The attempt's context is needed where it is a call; null for packets.
+#[inline(always)]
+pub(crate) fn judge(
+    ctx: *mut c_void,
+    attempt: &Attempt,
+    endpoint: &Endpoint,
+    gateway: &Gateway,
+) -> Verdict {
+    match decide_apart(ctx, attempt, endpoint, gateway) {
+        ALLOW => Verdict::Allow,
+        TO_PROXY => Verdict::Redirect(Service::Proxy),
+        TO_RESOLVER => Verdict::Redirect(Service::Resolver),
+        denied => Verdict::Deny(DropReason::from_number(denied).unwrap_or(DropReason::Internal)),
+    }
+}
+
+// Outcomes beside the numbers of reasons.
+const ALLOW: u8 = 128;
+const TO_PROXY: u8 = 129;
+const TO_RESOLVER: u8 = 130;
+
+/// A function of its own, so that its keys lie in a stack frame of their own.
+#[inline(never)]
+fn decide_apart(ctx: *mut c_void, attempt: &Attempt, endpoint: &Endpoint, gateway: &Gateway) -> u8 {
+    let outcome = match decide(attempt, endpoint, gateway, &Maps(ctx)) {
+        Verdict::Allow => ALLOW,
+        Verdict::Redirect(Service::Proxy) => TO_PROXY,
+        Verdict::Redirect(Service::Resolver) => TO_RESOLVER,
+        Verdict::Deny(reason) => reason as u8,
+    };
+    forgotten(outcome)
+}
+
+/// The same value, by way of a byte on the stack, of which the verifier keeps no value. Else each
+/// outcome would be a state of its own from here on, and a million steps would not suffice.
+#[inline(always)]
+fn forgotten(value: u8) -> u8 {
+    let mut byte = core::mem::MaybeUninit::<u8>::uninit();
+    // SAFETY: written before it is read.
+    unsafe {
+        byte.as_mut_ptr().write_volatile(value);
+        byte.as_ptr().read_volatile()
+    }
+}
+
+/// The maps, and the context for the one look-up that needs it; null where calls are not judged.
+pub(crate) struct Maps(pub(crate) *mut c_void);
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn is_direct(&self, policy: u32, attempt: &Attempt) -> bool {
+        let mut key = DirectKey {
+            policy,
+            port: attempt.destination_port,
+            protocol: attempt.protocol,
+            reserved: 0,
+            address: attempt.destination,
+        };
+        if maps::has_direct(&key) {
+            return true;
+        }
+        key.port = 0;
+        maps::has_direct(&key)
+    }
+
+    #[inline(always)]
+    fn role_of(&self, endpoint: u32, address: &Address) -> u8 {
+        maps::role(endpoint, address)
+    }
+
+    #[inline(always)]
+    fn class_of(&self, address: &Address) -> Class {
+        Class::from_number(maps::network(address).unwrap_or(Class::Outside as u8))
+    }
+
+    #[inline(always)]
+    fn is_reply(&self, endpoint: u32, attempt: &Attempt) -> bool {
+        maps::knows_flow(&FlowKey {
+            endpoint,
+            remote: attempt.destination,
+            remote_port: attempt.destination_port,
+            local_port: attempt.source_port,
+            protocol: attempt.protocol,
+            reserved: [0; 3],
+        })
+    }
+
+    #[inline(always)]
+    fn is_listening(&self, attempt: &Attempt) -> bool {
+        /// BPF_F_CURRENT_NETNS: the namespace of the socket that connects.
+        const CURRENT_NETNS: u64 = u64::MAX;
+        if self.0.is_null() {
+            return false;
+        }
+        // SAFETY: all zeroes is a valid tuple.
+        let mut tuple: bpf_sock_tuple = unsafe { zeroed() };
+        let port = attempt.destination_port.to_be();
+        let [.., last] = attempt.destination.words();
+        let size = if attempt.destination.is_v4() {
+            tuple.__bindgen_anon_1.ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
+                saddr: last,
+                daddr: last,
+                sport: 0,
+                dport: port,
+            };
+            size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1>()
+        } else {
+            tuple.__bindgen_anon_1.ipv6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
+                saddr: attempt.destination.words(),
+                daddr: attempt.destination.words(),
+                sport: 0,
+                dport: port,
+            };
+            size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2>()
+        };
+        // SAFETY: the context is this program's own, and what was found is released.
+        unsafe {
+            let found = bpf_sk_lookup_tcp(self.0, &mut tuple, size as u32, CURRENT_NETNS, 0);
+            if found.is_null() {
+                return false;
+            }
+            bpf_sk_release(found.cast());
+        }
+        true
+    }
+}
