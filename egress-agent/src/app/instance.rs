@@ -1,0 +1,452 @@
+//! A running instance: its pins, its gateway, its reports. `run` and `exec` are made of it.
+
+use crate::{
+    app::plan::Plan,
+    enforcer::{
+        Enforcer, EnforcerError, bpffs,
+        cgroup::{self, CgroupError},
+        events::Report,
+        node::{Node, NodeError},
+    },
+    gateway::{
+        protocol::{Configure, ControlError, FromGateway, ToGateway},
+        spawn::{ControlReceiver, ControlSender, GatewayChild, SpawnError, SpawnOptions, spawn},
+    },
+    telemetry::{
+        kernel, process,
+        record::{Event, Lost, Record},
+    },
+};
+use egress_common::{
+    endpoint::Gateway,
+    event::{ReportKey, ReportWindow},
+};
+use ipnet::IpNet;
+use std::{
+    collections::{HashMap, VecDeque},
+    fs, io,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::sync::mpsc;
+
+/// How long the gateway may take to listen.
+const READY: Duration = Duration::from_secs(10);
+
+/// Where the gateway of an instance listens, and how it works.
+#[derive(Debug, Clone)]
+pub struct GatewayPlan {
+    /// The IPv4 address; on the node already, or put there by `on_loopback`.
+    pub v4: IpAddr,
+    /// The IPv6 address, where the node has IPv6.
+    pub v6: Option<IpAddr>,
+    /// TCP.
+    pub port: u16,
+    /// UDP and TCP.
+    pub dns_port: u16,
+    /// The user and group that it runs as.
+    pub user: u32,
+    /// Where it looks names up.
+    pub resolvers: Vec<SocketAddr>,
+    /// Networks that a name may lead to although they are not public.
+    pub permitted_answers: Vec<IpNet>,
+    /// Whether the addresses are put on the loopback device.
+    pub on_loopback: bool,
+}
+
+impl GatewayPlan {
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        std::iter::once(self.v4).chain(self.v6)
+    }
+
+    fn configure(&self) -> Configure {
+        let at = |port| {
+            self.addresses()
+                .map(|ip| SocketAddr::new(ip, port))
+                .collect()
+        };
+        let mut configure = Configure::new(at(self.port), at(self.dns_port));
+        configure.resolvers = self.resolvers.clone();
+        configure.permitted_answers = self.permitted_answers.clone();
+        configure
+    }
+
+    fn for_maps(&self) -> Gateway {
+        Gateway {
+            v4: self.v4.into(),
+            // Without IPv6 nothing is at this address, and connects to it fail.
+            v6: self.v6.unwrap_or(IpAddr::from([0; 16])).into(),
+            port: self.port,
+            dns_port: self.dns_port,
+            reserved: 0,
+        }
+    }
+}
+
+/// The instance cannot be, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum InstanceError {
+    /// The kernel side.
+    #[error(transparent)]
+    Enforcer(#[from] EnforcerError),
+    /// Hooks.
+    #[error(transparent)]
+    Attach(#[from] crate::enforcer::attach::AttachError),
+    /// The hierarchy.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// The network.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The gateway's process.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// The way to the gateway.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The gateway said why it cannot work.
+    #[error("gateway: {0}")]
+    Gateway(String),
+    /// A folder.
+    #[error("{path}: {source}")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The folder of an instance in the cgroup hierarchy.
+pub fn cgroup_of(instance: &str) -> Result<PathBuf, CgroupError> {
+    Ok(cgroup::root()?.join("egress-agent").join(instance))
+}
+
+/// A running instance.
+pub struct Instance {
+    enforcer: Enforcer,
+    sender: ControlSender,
+    /// The gateway's process.
+    pub child: GatewayChild,
+    from_gateway: mpsc::UnboundedReceiver<FromGateway>,
+    reports: mpsc::UnboundedReceiver<Report>,
+    names: HashMap<u32, (String, bool)>,
+    /// Records that came out of one event together with another.
+    waiting: VecDeque<Record>,
+    generation: u64,
+    log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+}
+
+impl Instance {
+    /// Brings an instance up: the gateway listens and knows the policy before the first hook of
+    /// an endpoint is attached. Pins of an earlier agent enforce all the while.
+    pub async fn start(
+        name: &str,
+        gateway: &GatewayPlan,
+        plan: &Plan,
+        node: &Node,
+    ) -> Result<Self, InstanceError> {
+        let mut enforcer = Enforcer::load(&bpffs::instance(name))?;
+        let log = enforcer.log();
+        let (report, reports) = mpsc::unbounded_channel();
+        enforcer.forward_events(report)?;
+        if gateway.on_loopback {
+            for address in gateway.addresses() {
+                node.add_local(address).await?;
+            }
+        }
+        let gateway_cgroup = cgroup_of(name)?.join("gateway");
+        fs::create_dir_all(&gateway_cgroup).map_err(|source| InstanceError::Folder {
+            path: gateway_cgroup.clone(),
+            source,
+        })?;
+        enforcer.set_config(gateway.for_maps(), plan.cgroup_levels())?;
+        enforcer.attach_gateway(&gateway_cgroup)?;
+        let (sender, child, from_gateway) = start_gateway(gateway, &gateway_cgroup).await?;
+        let mut instance = Self {
+            enforcer,
+            sender,
+            child,
+            from_gateway,
+            reports,
+            names: HashMap::new(),
+            waiting: VecDeque::new(),
+            generation: 0,
+            log,
+        };
+        instance.apply(gateway, plan).await?;
+        Ok(instance)
+    }
+
+    /// Puts a plan into force. The gateway learns of it first, and what endpoints lose in the
+    /// kernel goes last, so that at no moment more is allowed than one of the two plans allows,
+    /// nor is anything detached that stays.
+    pub async fn apply(&mut self, gateway: &GatewayPlan, plan: &Plan) -> Result<(), InstanceError> {
+        self.generation += 1;
+        let endpoints = plan.for_gateway(self.generation);
+        self.sender.send(&ToGateway::Endpoints(endpoints)).await?;
+        let states: Vec<_> = plan
+            .endpoints
+            .iter()
+            .map(|plan| plan.state.clone())
+            .collect();
+        self.enforcer.set_networks(&plan.networks)?;
+        self.enforcer.set_direct(&plan.direct())?;
+        for state in &states {
+            if !self.names.contains_key(&state.id) {
+                self.enforcer.clear_counters(state.id)?;
+            }
+            self.enforcer.set_endpoint(state)?;
+        }
+        self.enforcer
+            .set_config(gateway.for_maps(), plan.cgroup_levels())?;
+        self.attach(plan)?;
+        let names: Vec<&str> = plan
+            .endpoints
+            .iter()
+            .map(|plan| plan.name.as_str())
+            .collect();
+        let kept: Vec<&str> = names.iter().copied().chain(["gateway"]).collect();
+        self.enforcer
+            .detach_all_but(&kept)
+            .map_err(|source| InstanceError::Folder {
+                path: self.enforcer.pins().to_owned(),
+                source,
+            })?;
+        self.enforcer.retain_endpoints(&states)?;
+        self.names = plan
+            .endpoints
+            .iter()
+            .map(|plan| {
+                let audit = plan.state.mode == egress_common::endpoint::MODE_AUDIT;
+                (plan.state.id, (plan.name.clone(), audit))
+            })
+            .collect();
+        Ok(())
+    }
+
+    /// Attaches what is not attached: new endpoints, and cgroups or links that were made again.
+    pub fn attach(&mut self, plan: &Plan) -> Result<(), InstanceError> {
+        for endpoint in &plan.endpoints {
+            if let Some(link) = &endpoint.state.link {
+                self.enforcer.attach_link(&endpoint.name, link.interface)?;
+            }
+            self.enforcer
+                .attach_cgroup(&endpoint.name, &endpoint.cgroup)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the next record. `None` when the gateway has gone.
+    pub async fn next(&mut self) -> Option<Record> {
+        loop {
+            if let Some(record) = self.waiting.pop_front() {
+                return Some(record);
+            }
+            tokio::select! {
+                report = self.reports.recv() => match report? {
+                    Report::Denied(event) => self.waiting.extend(self.bypass(&event)),
+                    Report::Lost(count) => return Some(lost("perf", count)),
+                    Report::Malformed(_) => return Some(lost("malformed", 1)),
+                },
+                message = self.from_gateway.recv() => {
+                    if let FromGateway::Record(record) = message? {
+                        return Some(enriched(*record));
+                    }
+                }
+            }
+        }
+    }
+
+    /// What closed windows come to, and the programs' own diagnostics; call it every second.
+    pub fn tick(&mut self) -> Result<Vec<Record>, InstanceError> {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+        let over = self.enforcer.close_windows(boottime_ns())?;
+        Ok(self.repeated(over))
+    }
+
+    /// The last records, before the end: whatever is still on its way, then open windows.
+    pub fn finish(&mut self) -> Result<Vec<Record>, InstanceError> {
+        let mut records = Vec::from(std::mem::take(&mut self.waiting));
+        while let Ok(report) = self.reports.try_recv() {
+            match report {
+                Report::Denied(event) => records.extend(self.bypass(&event)),
+                Report::Lost(count) => records.push(lost("perf", count)),
+                Report::Malformed(_) => records.push(lost("malformed", 1)),
+            }
+        }
+        while let Ok(message) = self.from_gateway.try_recv() {
+            if let FromGateway::Record(record) = message {
+                records.push(enriched(*record));
+            }
+        }
+        let over = self.enforcer.close_all_windows()?;
+        records.extend(self.repeated(over));
+        Ok(records)
+    }
+
+    /// The enforcer, for counters.
+    pub fn enforcer(&mut self) -> &mut Enforcer {
+        &mut self.enforcer
+    }
+
+    fn repeated(&self, over: Vec<(ReportKey, ReportWindow)>) -> Vec<Record> {
+        let records = over.iter().map(|(key, window)| {
+            let audit = self
+                .names
+                .get(&key.endpoint)
+                .is_some_and(|(_, audit)| *audit);
+            Record::now(kernel::repeated(key, window, audit, |id| self.name(id)))
+        });
+        records.collect()
+    }
+
+    /// The record of an event, after that of the window before, if the kernel has restarted it
+    /// before anybody closed it.
+    fn bypass(&self, event: &egress_common::event::Event) -> Vec<Record> {
+        let mut records = Vec::new();
+        if event.previous > 1 {
+            let window = ReportWindow {
+                started_ns: 0,
+                attempts: event.previous.into(),
+                layer: event.layer,
+                reserved: [0; 7],
+            };
+            records.extend(self.repeated(vec![(event.key, window)]));
+        }
+        let record = Record::now(kernel::bypass(event, |id| self.name(id)));
+        records.push(enriched(record));
+        records
+    }
+
+    fn name(&self, id: u32) -> String {
+        let found = self.names.get(&id);
+        found.map(|(name, _)| name.clone()).unwrap_or_default()
+    }
+}
+
+/// Removes what an instance leaves: pins, its cgroup, its addresses. Says what there was.
+pub async fn remove(
+    name: &str,
+    addresses: &[IpAddr],
+    node: &Node,
+) -> Result<Vec<String>, InstanceError> {
+    let mut removed = Vec::new();
+    let pins = bpffs::instance(name);
+    if bpffs::remove(&pins).map_err(EnforcerError::from)? {
+        removed.push(format!("pins {}", pins.display()));
+    }
+    for address in addresses {
+        if node.remove_local(*address).await? {
+            removed.push(format!("address {address} on lo"));
+        }
+    }
+    let folder = cgroup_of(name)?;
+    for folder in [folder.join("gateway"), folder.clone()] {
+        if remove_cgroup(&folder).await? {
+            removed.push(format!("cgroup {}", folder.display()));
+        }
+    }
+    // Shared with other instances; it goes with the last one.
+    drop(fs::remove_dir(cgroup::root()?.join("egress-agent")));
+    Ok(removed)
+}
+
+/// Ends whoever is still in the cgroup, a gateway whose agent was killed for instance, and removes
+/// it. The kernel takes a moment to let go of what has ended.
+async fn remove_cgroup(folder: &Path) -> Result<bool, InstanceError> {
+    const TRIES: u32 = 100;
+    // Absent before Linux 5.14; then there is nobody to be ended but a dying gateway.
+    drop(fs::write(folder.join("cgroup.kill"), "1"));
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match fs::remove_dir(folder) {
+            Ok(()) => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && tries < TRIES => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(source) => {
+                return Err(InstanceError::Folder {
+                    path: folder.to_owned(),
+                    source,
+                });
+            }
+        }
+    }
+}
+
+async fn start_gateway(
+    plan: &GatewayPlan,
+    cgroup: &Path,
+) -> Result<
+    (
+        ControlSender,
+        GatewayChild,
+        mpsc::UnboundedReceiver<FromGateway>,
+    ),
+    InstanceError,
+> {
+    let mut process = spawn(&SpawnOptions {
+        executable: PathBuf::from("/proc/self/exe"),
+        cgroup: cgroup.to_owned(),
+        uid: plan.user,
+        gid: plan.user,
+    })?;
+    process
+        .sender
+        .send(&ToGateway::Configure(plan.configure()))
+        .await?;
+    let ready = tokio::time::timeout(READY, process.receiver.receive()).await;
+    match ready {
+        Ok(Ok(Some(FromGateway::Ready { .. }))) => {}
+        Ok(Ok(Some(FromGateway::Failed { message }))) => {
+            return Err(InstanceError::Gateway(message));
+        }
+        Ok(Ok(_)) => return Err(InstanceError::Gateway("it ended before it listened".into())),
+        Ok(Err(error)) => return Err(error.into()),
+        Err(_elapsed) => {
+            let message = format!("it did not listen within {} s", READY.as_secs());
+            return Err(InstanceError::Gateway(message));
+        }
+    }
+    let (to, from_gateway) = mpsc::unbounded_channel();
+    tokio::spawn(receive(process.receiver, to));
+    Ok((process.sender, process.process, from_gateway))
+}
+
+/// A task of its own, since receiving must not be broken off half-way.
+async fn receive(mut receiver: ControlReceiver, to: mpsc::UnboundedSender<FromGateway>) {
+    while let Ok(Some(message)) = receiver.receive().await {
+        if to.send(message).is_err() {
+            return;
+        }
+    }
+}
+
+fn enriched(mut record: Record) -> Record {
+    match &mut record.event {
+        Event::ConnectionOpen(open) => process::add_executable(&mut open.attempt.process),
+        Event::ConnectionClose(close) => process::add_executable(&mut close.open.attempt.process),
+        Event::Dns(refusal) => process::add_executable(&mut refusal.attempt.process),
+        Event::Bypass(bypass) => process::add_executable(&mut bypass.attempt.process),
+        Event::BypassRepeated(_) | Event::Lost(_) | Event::Posture(_) => {}
+    }
+    record
+}
+
+fn lost(source: &str, count: u64) -> Record {
+    Record::now(Event::Lost(Lost {
+        source: source.to_owned(),
+        count,
+    }))
+}
+
+fn boottime_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

@@ -1,0 +1,49 @@
+//! `egress-agent run` and `egress-agent detach`.
+
+use crate::app;
+use clap::Args;
+use std::path::PathBuf;
+
+/// Enforces the endpoints of a configuration file until told to stop.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// Removes the pins of an instance, and thereby all its enforcement.
+#[derive(Debug, Args)]
+pub struct DetachArgs {
+    /// Do it.
+    #[arg(long)]
+    pub yes: bool,
+    /// The instance.
+    #[arg(long, default_value = "default")]
+    pub instance: String,
+    /// The configuration that names the instance and the gateway's addresses.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Runs on the main thread, with whose death the gateway's is bound up.
+fn on_this_thread(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
+}
+
+/// `run`.
+pub fn run(args: &RunArgs) -> anyhow::Result<()> {
+    on_this_thread(app::run::run(&args.config))
+}
+
+/// `detach`.
+pub fn detach(args: &DetachArgs) -> anyhow::Result<()> {
+    on_this_thread(app::run::detach(
+        &args.instance,
+        args.config.as_deref(),
+        args.yes,
+    ))
+}

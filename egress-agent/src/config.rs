@@ -1,0 +1,295 @@
+//! The configuration of `egress-agent run`.
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use crate::policy::{load::message, rule::Mode};
+
+/// A node's endpoints, and the gateway that they may reach.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Config {
+    /// Tells this installation's pins, cgroup and lock from others'.
+    #[serde(default = "default_instance")]
+    pub instance: String,
+    /// The gateway.
+    #[serde(default)]
+    pub gateway: GatewayConfig,
+    /// Policy files, relative to this one.
+    #[serde(default)]
+    pub policies: Vec<PathBuf>,
+    /// The networks of pods and Services.
+    #[serde(default)]
+    pub cluster_networks: Vec<IpNet>,
+    /// Where records go.
+    #[serde(default)]
+    pub records: RecordsConfig,
+    /// Who is enforced.
+    pub endpoints: Vec<EndpointConfig>,
+}
+
+/// Where the gateway listens, and how it works.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct GatewayConfig {
+    /// Put on the node's loopback device; nothing else may use it.
+    pub address4: Ipv4Addr,
+    /// The same for IPv6; left out where the node has none.
+    pub address6: Ipv6Addr,
+    /// TCP.
+    pub port: u16,
+    /// UDP and TCP.
+    pub dns_port: u16,
+    /// The numeric user and group that it runs as; not 0.
+    pub user: u32,
+    /// Where it looks names up; the node's resolv.conf where empty.
+    pub resolvers: Vec<SocketAddr>,
+    /// Networks that a name may lead to although they are not public.
+    pub permitted_answers: Vec<IpNet>,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            address4: Ipv4Addr::new(169, 254, 64, 1),
+            address6: Ipv6Addr::new(0xfd65, 0x6772, 0x6573, 0, 0, 0, 0, 1),
+            port: 15001,
+            dns_port: 15053,
+            // Within the range that systemd.exec(5) keeps for users without a name.
+            user: 62_951,
+            resolvers: Vec::new(),
+            permitted_answers: Vec::new(),
+        }
+    }
+}
+
+/// Where records go.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RecordsConfig {
+    /// A file, relative to the configuration; standard output where it is left out.
+    pub path: Option<PathBuf>,
+}
+
+/// One endpoint.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EndpointConfig {
+    /// As records show it; one of its kind.
+    pub name: String,
+    /// For the policies' selectors.
+    #[serde(default)]
+    pub namespace: Option<String>,
+    /// For the policies' selectors.
+    #[serde(default)]
+    pub service_account: Option<String>,
+    /// For the policies' selectors.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Its cgroup v2 directory.
+    pub cgroup: PathBuf,
+    /// The host side of its veth. Without one its loopback is the node's.
+    #[serde(default)]
+    pub interface: Option<String>,
+    /// Its own addresses: the only sources that its frames may bear.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// The MAC address of its side of the veth, `02:00:00:00:00:01`; read from the kernel where
+    /// it is left out.
+    #[serde(default, deserialize_with = "mac")]
+    pub mac: Option<[u8; 6]>,
+    /// What its ARP and NDP may ask for; the host side's addresses where it is left out.
+    #[serde(default)]
+    pub next_hops: Vec<IpAddr>,
+    /// Over the policies' own.
+    #[serde(default)]
+    pub mode: Option<Mode>,
+}
+
+/// The configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path}: {source}: check the path and its permissions")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is not what it should be.
+    #[error("{path}:{place}")]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// Line, column and what is wrong.
+        place: String,
+    },
+    /// It contradicts itself.
+    #[error("{path}: {what}")]
+    Invalid {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong, and the mend.
+        what: String,
+    },
+}
+
+fn default_instance() -> String {
+    "default".to_owned()
+}
+
+fn mac<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<[u8; 6]>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let bytes: Option<Vec<u8>> = text
+        .split(':')
+        .map(|part| u8::from_str_radix(part, 16).ok())
+        .collect();
+    let bytes: Option<[u8; 6]> = bytes.and_then(|bytes| bytes.try_into().ok());
+    bytes.map(Some).ok_or_else(|| {
+        serde::de::Error::custom(format!(
+            "{text:?} is no MAC address; write it as 02:00:00:00:00:01"
+        ))
+    })
+}
+
+/// Reads a configuration. Its paths come out relative to the file's folder.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let mut config: Config =
+        serde_saphyr::from_str(&text).map_err(|error| parse_error(path, &error))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    for policy in &mut config.policies {
+        *policy = folder.join(&policy);
+    }
+    if let Some(records) = &mut config.records.path {
+        *records = folder.join(&records);
+    }
+    check(&config).map_err(|what| ConfigError::Invalid {
+        path: path.to_owned(),
+        what,
+    })?;
+    Ok(config)
+}
+
+fn parse_error(path: &Path, error: &serde_saphyr::Error) -> ConfigError {
+    let error = error.without_snippet();
+    let what = message(error);
+    let place = match error.location() {
+        Some(at) => format!("{}:{}: {what}", at.line(), at.column()),
+        None => format!(" {what}"),
+    };
+    ConfigError::Parse {
+        path: path.to_owned(),
+        // One line, whatever the parser wrote.
+        place: place.split_whitespace().collect::<Vec<_>>().join(" "),
+    }
+}
+
+fn check(config: &Config) -> Result<(), String> {
+    let name = &config.instance;
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    if name.is_empty() || name.len() > 32 || !name.chars().all(plain) {
+        return Err(format!(
+            "instance {name:?}: use up to 32 letters, digits and dashes"
+        ));
+    }
+    let gateway = &config.gateway;
+    if gateway.user == 0 {
+        return Err("gateway.user is 0: the gateway never runs as root; give it a number of its own, such as 62951".into());
+    }
+    if gateway.port == 0 || gateway.dns_port == 0 || gateway.port == gateway.dns_port {
+        return Err("gateway.port and gateway.dnsPort must be two ports, neither 0".into());
+    }
+    if gateway.port < 1024 || gateway.dns_port < 1024 {
+        return Err("gateway.port and gateway.dnsPort must be 1024 or more: the gateway has no privilege to open others".into());
+    }
+    if config.endpoints.is_empty() {
+        return Err("endpoints is empty: name at least one, with its cgroup".into());
+    }
+    let mut names = BTreeSet::new();
+    for endpoint in &config.endpoints {
+        if !names.insert(&endpoint.name) {
+            return Err(format!(
+                "two endpoints are called {:?}: give each a name of its own",
+                endpoint.name
+            ));
+        }
+        if endpoint.name.is_empty() || endpoint.name.len() > 128 {
+            return Err("an endpoint's name must have 1 to 128 characters".into());
+        }
+        if endpoint.interface.is_some() && endpoint.addresses.is_empty() {
+            return Err(format!(
+                "endpoint {}: with an interface it needs `addresses`, the only sources that its frames may bear",
+                endpoint.name
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_text(text: &str) -> Result<Config, ConfigError> {
+        // Tests run side by side in one process, each on a thread of its own.
+        let name = format!(
+            "egress-config-{}-{:?}.yaml",
+            std::process::id(),
+            std::thread::current().id()
+        );
+        let path = std::env::temp_dir().join(name);
+        fs::write(&path, text).unwrap();
+        let result = load(&path);
+        fs::remove_file(&path).unwrap();
+        result
+    }
+
+    #[test]
+    fn the_least_configuration_gets_the_defaults() {
+        let config = load_text("endpoints:\n  - name: a\n    cgroup: /x\n").unwrap();
+        assert_eq!(config.instance, "default");
+        assert_eq!(config.gateway.port, 15001);
+    }
+
+    #[test]
+    fn bad_input_is_one_line_with_its_place() {
+        for (text, want) in [
+            (
+                "endpoints:\n  - name: a\n    cgroup: /x\n    colour: red\n",
+                "colour",
+            ),
+            (
+                "endpoints:\n  - name: a\n    cgroup: /x\n    addresses: [10.0.0.256]\n",
+                "4:",
+            ),
+            (
+                "endpoints:\n  - name: a\n    cgroup: /x\n    mac: zz\n",
+                "MAC",
+            ),
+            ("endpoints: []\n", "endpoints is empty"),
+            (
+                "endpoints:\n  - {name: a, cgroup: /x}\n  - {name: a, cgroup: /y}\n",
+                "two endpoints",
+            ),
+            (
+                "gateway: {user: 0}\nendpoints:\n  - {name: a, cgroup: /x}\n",
+                "never runs as root",
+            ),
+        ] {
+            let message = load_text(text).unwrap_err().to_string();
+            assert!(message.contains(want), "{message}");
+            assert!(!message.contains('\n'), "{message}");
+        }
+    }
+}

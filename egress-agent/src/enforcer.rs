@@ -1,0 +1,141 @@
+//! The privileged side: loads, attaches and pins the BPF programs, and is the only writer of
+//! their maps.
+
+pub mod attach;
+pub mod bpffs;
+pub mod cgroup;
+pub mod counters;
+pub mod events;
+pub mod node;
+pub mod probe;
+pub mod state;
+mod sys;
+
+use crate::enforcer::{attach::AttachError, bpffs::BpffsError};
+use aya::{Btf, Ebpf, EbpfLoader, include_bytes_aligned, programs::Program};
+use egress_common::maps::PINNED;
+use std::path::{Path, PathBuf};
+
+/// The BPF object, as `cargo xtask build-ebpf` made it.
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
+
+/// What can go wrong between the object and the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum EnforcerError {
+    /// The BPF file system.
+    #[error(transparent)]
+    Bpffs(#[from] BpffsError),
+    /// The kernel's type information cannot be read.
+    #[error(
+        "the kernel has no BTF at /sys/kernel/btf/vmlinux ({0}): boot one with CONFIG_DEBUG_INFO_BTF=y"
+    )]
+    Btf(#[source] aya::BtfError),
+    /// The object was refused as a whole.
+    #[error("the kernel refused the BPF object: {0}; `egress-agent doctor` says what is missing")]
+    Load(#[source] Box<aya::EbpfError>),
+    /// One program was refused.
+    #[error(
+        "the kernel refused the BPF program {name}: {why}; `egress-agent doctor` says what is missing, and RUST_LOG=debug shows the verifier's log"
+    )]
+    Program {
+        /// Which.
+        name: String,
+        /// Why, without the verifier's log.
+        why: String,
+    },
+    /// The object has not got what it should have.
+    #[error("the BPF object has no {0}: build it again with `cargo xtask build`")]
+    Missing(&'static str),
+    /// A hook.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// A map.
+    #[error("BPF map {name}: {source}")]
+    Map {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        source: Box<aya::maps::MapError>,
+    },
+    /// A perf buffer.
+    #[error("perf buffer of CPU {cpu}: {source}")]
+    Perf {
+        /// Which CPU.
+        cpu: u32,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// More than the tables hold.
+    #[error("{0}")]
+    Full(String),
+}
+
+/// The loaded programs of one instance, with its pins.
+pub struct Enforcer {
+    ebpf: Ebpf,
+    pins: PathBuf,
+}
+
+impl Enforcer {
+    /// Loads the programs. Maps that `pins` holds are taken over with all that is in them, and
+    /// missing ones are made and pinned there. Nothing is attached yet.
+    pub fn load(pins: &Path) -> Result<Self, EnforcerError> {
+        bpffs::prepare(pins)?;
+        let btf = Btf::from_sys_fs().map_err(EnforcerError::Btf)?;
+        let mut loader = EbpfLoader::new();
+        loader.btf(Some(&btf));
+        for name in PINNED {
+            loader.map_pin_path(name, bpffs::map(pins, name));
+        }
+        let mut ebpf = loader
+            .load(OBJECT)
+            .map_err(|error| EnforcerError::Load(Box::new(error)))?;
+        for (name, program) in ebpf.programs_mut() {
+            load_program(program).map_err(|error| refused(name, &error))?;
+        }
+        Ok(Self {
+            ebpf,
+            pins: pins.to_owned(),
+        })
+    }
+
+    /// Where maps and links are pinned.
+    pub fn pins(&self) -> &Path {
+        &self.pins
+    }
+
+    /// What the programs themselves log (aya-log), for whoever polls it.
+    pub fn log(&mut self) -> Option<aya_log::EbpfLogger<&'static dyn log::Log>> {
+        aya_log::EbpfLogger::init(&mut self.ebpf).ok()
+    }
+}
+
+fn refused(name: &str, error: &aya::programs::ProgramError) -> EnforcerError {
+    tracing::debug!(program = name, "{error}");
+    // The error's own text holds the verifier's log, which is long.
+    let why = if let aya::programs::ProgramError::LoadError { io_error, .. } = error {
+        io_error.to_string()
+    } else {
+        error.to_string()
+    };
+    EnforcerError::Program {
+        name: name.to_owned(),
+        why,
+    }
+}
+
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "every other type is none of the object's"
+)]
+fn load_program(program: &mut Program) -> Result<(), aya::programs::ProgramError> {
+    match program {
+        Program::CgroupSock(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSkb(program) => program.load(),
+        Program::CgroupSockopt(program) => program.load(),
+        Program::SockOps(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
+        _ => Err(aya::programs::ProgramError::UnexpectedProgramType),
+    }
+}

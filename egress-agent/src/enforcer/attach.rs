@@ -1,0 +1,208 @@
+//! Attaching and pinning. A link that is pinned already gets the new program in place; there is
+//! never a moment with neither.
+
+use crate::enforcer::{Enforcer, bpffs, sys};
+use aya::programs::{ProgramError, ProgramFd};
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::{AsFd, AsRawFd},
+    path::{Path, PathBuf},
+};
+
+/// A program's name in the object, and its hook: enum bpf_attach_type in
+/// include/uapi/linux/bpf.h.
+pub(super) type Hook = (&'static str, u32);
+
+/// The programs on an endpoint's cgroup. What only remembers comes before what denies, so that
+/// nothing is denied for want of a memory.
+const CGROUP_HOOKS: &[Hook] = &[
+    ("egress_sock_create", 2),
+    ("egress_skb_ingress", 0),
+    ("egress_recvmsg4", 19),
+    ("egress_recvmsg6", 20),
+    ("egress_getpeername4", 29),
+    ("egress_getpeername6", 30),
+    ("egress_connect4", 10),
+    ("egress_connect6", 11),
+    ("egress_sendmsg4", 14),
+    ("egress_sendmsg6", 15),
+    ("egress_skb_egress", 1),
+];
+/// The programs on the gateway's cgroup.
+const GATEWAY_HOOKS: &[Hook] = &[
+    ("gateway_sock_ops", 3),
+    ("gateway_getsockopt", 21),
+    ("gateway_setsockopt", 22),
+    ("gateway_skb_ingress", 0),
+];
+/// The programs on the host side of a link (TCX), which receives what the endpoint sends.
+pub(super) const LINK_HOOKS: &[Hook] = &[("egress_link_in", 47), ("egress_link_out", 46)];
+
+/// A hook could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The cgroup cannot be opened.
+    #[error("cgroup {path}: {source}: it must be a directory of the cgroup v2 hierarchy")]
+    Cgroup {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The program is not loaded.
+    #[error("{program}: {source}: build the agent again with `cargo xtask build`")]
+    Program {
+        /// Which.
+        program: &'static str,
+        /// Why.
+        source: Box<ProgramError>,
+    },
+    /// The kernel refused.
+    #[error("{program} could not be attached to {target}: {source}")]
+    Attach {
+        /// Which program.
+        program: &'static str,
+        /// To what.
+        target: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The pin of a link.
+    #[error("{program}: the link's pin {path}: {source}")]
+    Pin {
+        /// Which program.
+        program: &'static str,
+        /// The pin.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Enforcer {
+    /// Attaches the endpoint programs to a cgroup and all below it. `name` tells its pins apart
+    /// within the instance.
+    pub fn attach_cgroup(&mut self, name: &str, cgroup: &Path) -> Result<(), AttachError> {
+        self.attach_to_cgroup(CGROUP_HOOKS, name, cgroup)
+    }
+
+    /// Attaches the gateway's programs to its cgroup.
+    pub fn attach_gateway(&mut self, cgroup: &Path) -> Result<(), AttachError> {
+        self.attach_to_cgroup(GATEWAY_HOOKS, "gateway", cgroup)
+    }
+
+    /// Attaches the link programs to the host side of an endpoint's veth, ahead of all others.
+    pub fn attach_link(&mut self, name: &str, interface: u32) -> Result<(), AttachError> {
+        let target = format!("interface {interface}");
+        for hook in LINK_HOOKS {
+            self.attach(*hook, name, interface, sys::BEFORE, &target)?;
+        }
+        Ok(())
+    }
+
+    fn attach_to_cgroup(
+        &mut self,
+        hooks: &[Hook],
+        name: &str,
+        cgroup: &Path,
+    ) -> Result<(), AttachError> {
+        let folder = File::open(cgroup).map_err(|source| AttachError::Cgroup {
+            path: cgroup.to_owned(),
+            source,
+        })?;
+        let target = cgroup.display().to_string();
+        for hook in hooks {
+            // A cgroup link needs no flags: it is one of several, and children cannot undo it.
+            self.attach(*hook, name, folder.as_raw_fd() as u32, 0, &target)?;
+        }
+        Ok(())
+    }
+
+    /// Updates the link that is pinned under these names, or attaches and pins one.
+    fn attach(
+        &mut self,
+        (program, attach_type): Hook,
+        name: &str,
+        target: u32,
+        flags: u32,
+        target_name: &str,
+    ) -> Result<(), AttachError> {
+        let path = bpffs::link(&self.pins, &pin_name(name, program));
+        let fd = self.program_fd(program)?;
+        let adopted = adopt(&path, &fd);
+        if adopted.map_err(pin_error(program, &path))? {
+            return Ok(());
+        }
+        let link = sys::link_create(fd.as_fd(), target, attach_type, flags);
+        let link = link.map_err(|source| AttachError::Attach {
+            program,
+            target: target_name.to_owned(),
+            source,
+        })?;
+        sys::pin(link.as_fd(), &path).map_err(pin_error(program, &path))
+    }
+
+    fn program_fd(&self, program: &'static str) -> Result<ProgramFd, AttachError> {
+        let error = |source| AttachError::Program {
+            program,
+            source: Box::new(source),
+        };
+        let found = self.ebpf.program(program);
+        let found = found.ok_or_else(|| error(ProgramError::NotLoaded))?;
+        let fd = found
+            .fd()
+            .and_then(|fd| fd.try_clone().map_err(ProgramError::IOError));
+        fd.map_err(error)
+    }
+
+    /// Removes the pins of links whose name is none of these, and thereby detaches them.
+    pub fn detach_all_but(&self, names: &[&str]) -> io::Result<()> {
+        for entry in fs::read_dir(self.pins.join("links"))? {
+            let entry = entry?;
+            let file = entry.file_name();
+            let file = file.to_string_lossy();
+            let name = file.rsplit_once("--").map_or("", |(name, _)| name);
+            if !names.iter().any(|kept| escaped(kept) == name) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The name of a link's pin: bpffs takes no dots in names (bpf_lookup in kernel/bpf/inode.c).
+fn pin_name(name: &str, program: &str) -> String {
+    format!("{}--{program}", escaped(name))
+}
+
+fn escaped(name: &str) -> String {
+    name.replace('/', "+").replace('.', ",")
+}
+
+fn pin_error<'a>(program: &'static str, path: &'a Path) -> impl Fn(io::Error) -> AttachError + 'a {
+    move |source| AttachError::Pin {
+        program,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Takes a pinned link over. False where there is none, or one whose cgroup or interface is gone
+/// and whose pin is removed therefore.
+fn adopt(path: &Path, program: &ProgramFd) -> io::Result<bool> {
+    let link = match sys::get(path) {
+        Ok(link) => link,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    match sys::link_update(link.as_fd(), program.as_fd()) {
+        Ok(()) => Ok(true),
+        // The kernel's answer for a link whose target went away (kernel/bpf/cgroup.c, tcx.c).
+        Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
+            fs::remove_file(path)?;
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,140 @@
+//! Perf events out of the kernel, decoded, with the lost ones counted.
+
+use crate::enforcer::{Enforcer, EnforcerError, state::failed};
+use aya::maps::{
+    HashMap, MapData, PerfEventArray,
+    perf::{PerfEvent, PerfEventArrayBuffer},
+};
+use egress_common::{
+    event::{Event, ReportKey, ReportWindow, WINDOW_NS},
+    maps,
+};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use tokio::{io::unix::AsyncFd, sync::mpsc};
+
+/// Pages of one CPU's buffer: 64 of 4 KiB hold some 2,000 events. A power of two
+/// (perf_event_open(2)), and small enough for 8 MiB of locked memory on many CPUs.
+pub(super) const PAGES: usize = 64;
+
+/// What a buffer gives.
+#[derive(Debug, Clone, Copy)]
+pub enum Report {
+    /// The first attempt of a key and window.
+    Denied(Event),
+    /// So many events found no room.
+    Lost(u64),
+    /// Something that is no event; the object and the agent do not fit each other.
+    Malformed(usize),
+}
+
+impl Enforcer {
+    /// Opens the buffers of all CPUs and forwards what they hold, until the receiver is gone.
+    /// Within a tokio runtime.
+    pub fn forward_events(
+        &mut self,
+        to: mpsc::UnboundedSender<Report>,
+    ) -> Result<(), EnforcerError> {
+        let map = self
+            .ebpf
+            .take_map(maps::EVENTS)
+            .ok_or(EnforcerError::Missing(maps::EVENTS))?;
+        let mut array = PerfEventArray::try_from(map).map_err(failed(maps::EVENTS))?;
+        let cpus = aya::util::online_cpus().map_err(|(_, error)| EnforcerError::Perf {
+            cpu: 0,
+            source: Box::new(error),
+        })?;
+        for cpu in cpus {
+            let buffer = array
+                .open(cpu, Some(PAGES))
+                .map_err(|error| EnforcerError::Perf {
+                    cpu,
+                    source: Box::new(error),
+                })?;
+            // SAFETY: the descriptor is the buffer's own from here until the drop of both.
+            let buffer = unsafe { AsyncFd::register(Buffer(buffer)) };
+            let buffer = buffer.map_err(|error| EnforcerError::Perf {
+                cpu,
+                source: Box::new(error),
+            })?;
+            tokio::spawn(forward(buffer, to.clone()));
+        }
+        Ok(())
+    }
+
+    /// Closes the windows that are over and gives those in which there was more than the one
+    /// attempt that was reported. `now_ns` is `CLOCK_BOOTTIME`.
+    pub fn close_windows(
+        &mut self,
+        now_ns: u64,
+    ) -> Result<Vec<(ReportKey, ReportWindow)>, EnforcerError> {
+        let mut map: HashMap<&mut MapData, ReportKey, ReportWindow> = self.map(maps::REPORTS)?;
+        let over: Vec<_> = map
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(_, window)| now_ns.saturating_sub(window.started_ns) > WINDOW_NS)
+            .collect();
+        for (key, _) in &over {
+            // A window that is over is never counted up again, only restarted; one that restarts
+            // at this very moment is reported anew at its next attempt.
+            match map.remove(key) {
+                Ok(()) | Err(aya::maps::MapError::KeyNotFound) => {}
+                Err(error) => return Err(failed(maps::REPORTS)(error)),
+            }
+        }
+        Ok(over
+            .into_iter()
+            .filter(|(_, window)| window.attempts > 1)
+            .collect())
+    }
+
+    /// Gives what open windows hold so far, and closes them all: for the end.
+    pub fn close_all_windows(&mut self) -> Result<Vec<(ReportKey, ReportWindow)>, EnforcerError> {
+        self.close_windows(u64::MAX)
+    }
+}
+
+struct Buffer(PerfEventArrayBuffer<MapData>);
+
+impl AsRawFd for Buffer {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl AsFd for Buffer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+async fn forward(mut buffer: AsyncFd<Buffer>, to: mpsc::UnboundedSender<Report>) {
+    while let Ok(mut ready) = buffer.readable_mut().await {
+        let mut open = true;
+        ready.get_inner_mut().0.for_each(|event| {
+            open &= to.send(decode(event)).is_ok();
+        });
+        ready.clear_ready();
+        if !open {
+            return;
+        }
+    }
+}
+
+fn decode(event: PerfEvent<'_>) -> Report {
+    match event {
+        PerfEvent::Sample { head, tail } => {
+            let mut bytes = [0_u8; size_of::<Event>()];
+            // The kernel pads a sample to eight bytes.
+            let length = head.len() + tail.len();
+            if length < bytes.len() || length > bytes.len() + 8 {
+                return Report::Malformed(length);
+            }
+            for (to, from) in bytes.iter_mut().zip(head.iter().chain(tail)) {
+                *to = *from;
+            }
+            // SAFETY: `Event` is Pod, and there are as many bytes as it has.
+            Report::Denied(unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() })
+        }
+        PerfEvent::Lost { count } => Report::Lost(count),
+    }
+}

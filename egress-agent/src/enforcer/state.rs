@@ -1,0 +1,257 @@
+//! What the maps hold: the instance's configuration, endpoints, links, networks, direct entries.
+
+use crate::enforcer::{Enforcer, EnforcerError, cgroup::CgroupId};
+use aya::{
+    Pod,
+    maps::{Array, HashMap, LpmTrie, MapData, lpm_trie::Key},
+};
+use egress_common::{
+    address::Address,
+    endpoint::{Endpoint, Gateway, Link, MAX_ENDPOINTS},
+    maps::{self, AddressKey, Class, Config, DirectKey, NEXT_HOP, OWN},
+};
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+/// An endpoint as the maps shall hold it.
+#[derive(Debug, Clone)]
+pub struct EndpointState {
+    /// 1 to [`MAX_ENDPOINTS`] - 1.
+    pub id: u32,
+    /// The policy's number.
+    pub policy: u32,
+    /// [`egress_common::endpoint::MODE_ENFORCE`] or [`egress_common::endpoint::MODE_AUDIT`].
+    pub mode: u8,
+    /// [`egress_common::endpoint::HAS_LINK`] and the like.
+    pub flags: u8,
+    /// The policy's generation.
+    pub generation: u32,
+    /// Its own addresses, link-local ones included.
+    pub addresses: Vec<IpAddr>,
+    /// Its cgroup.
+    pub cgroup: CgroupId,
+    /// Its link, if it has one.
+    pub link: Option<LinkState>,
+}
+
+/// The link of an endpoint.
+#[derive(Debug, Clone)]
+pub struct LinkState {
+    /// The index of the host side.
+    pub interface: u32,
+    /// The endpoint's MAC address.
+    pub mac: [u8; 6],
+    /// The next hop's MAC address.
+    pub next_hop_mac: [u8; 6],
+    /// What ARP and NDP may ask for.
+    pub next_hops: Vec<IpAddr>,
+}
+
+/// A direct entry: packets that pass beside the gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirectEntry {
+    /// Where to.
+    pub network: IpNet,
+    /// The IP protocol number.
+    pub protocol: u8,
+    /// The port; 0 for every port.
+    pub port: u16,
+}
+
+impl Enforcer {
+    /// Writes the instance's configuration. `levels` has bit n set where an endpoint's cgroup
+    /// lies n levels deep.
+    pub fn set_config(&mut self, gateway: Gateway, levels: u32) -> Result<(), EnforcerError> {
+        let config = Config {
+            gateway,
+            cgroup_levels: levels,
+            reserved: 0,
+        };
+        let mut map: Array<&mut MapData, Config> = self.map(maps::CONFIG)?;
+        map.set(0, config, 0).map_err(failed(maps::CONFIG))
+    }
+
+    /// Writes an endpoint, itself before what points to it.
+    pub fn set_endpoint(&mut self, state: &EndpointState) -> Result<(), EnforcerError> {
+        if state.id == 0 || state.id >= MAX_ENDPOINTS {
+            return Err(EnforcerError::Full(format!(
+                "more than {} endpoints on one node",
+                MAX_ENDPOINTS - 1
+            )));
+        }
+        let endpoint = Endpoint {
+            id: state.id,
+            policy: state.policy,
+            mode: state.mode,
+            flags: state.flags,
+            reserved: [0; 2],
+            generation: state.generation,
+        };
+        let mut map: Array<&mut MapData, Endpoint> = self.map(maps::ENDPOINTS)?;
+        map.set(state.id, endpoint, 0)
+            .map_err(failed(maps::ENDPOINTS))?;
+        for (key, role) in roles(state) {
+            self.insert(maps::ADDRESSES, key, role)?;
+        }
+        self.insert(maps::CGROUPS, state.cgroup.id, state.id)?;
+        let Some(link) = &state.link else {
+            return Ok(());
+        };
+        let value = Link {
+            endpoint: state.id,
+            mac: link.mac,
+            next_hop_mac: link.next_hop_mac,
+        };
+        self.insert(maps::LINKS, link.interface, value)
+    }
+
+    /// Forgets cgroups and links that are none of these endpoints'.
+    pub fn retain_endpoints(&mut self, states: &[EndpointState]) -> Result<(), EnforcerError> {
+        self.retain::<u64, u32>(maps::CGROUPS, |key| {
+            states.iter().any(|state| state.cgroup.id == *key)
+        })?;
+        let addresses: Vec<_> = states.iter().flat_map(roles).map(|(key, _)| key).collect();
+        self.retain::<AddressKey, u8>(maps::ADDRESSES, |key| addresses.contains(key))?;
+        self.retain::<u32, Link>(maps::LINKS, |key| {
+            let mut links = states.iter().filter_map(|state| state.link.as_ref());
+            links.any(|link| link.interface == *key)
+        })
+    }
+
+    /// Writes what the node knows of networks, and forgets the rest.
+    pub fn set_networks(&mut self, networks: &[(IpNet, Class)]) -> Result<(), EnforcerError> {
+        let mut map: LpmTrie<&mut MapData, Address, u8> = self.map(maps::NETWORKS)?;
+        let wanted: Vec<_> = networks
+            .iter()
+            .map(|(network, class)| (prefix(network), Address::from(network.network()), *class))
+            .collect();
+        for (bits, address, class) in &wanted {
+            map.insert(&Key::new(*bits, *address), *class as u8, 0)
+                .map_err(failed(maps::NETWORKS))?;
+        }
+        let present: Vec<_> = map.keys().filter_map(Result::ok).collect();
+        for key in present {
+            let kept = wanted
+                .iter()
+                .any(|(bits, address, _)| *bits == key.prefix_len() && *address == key.data());
+            if !kept {
+                map.remove(&key).map_err(failed(maps::NETWORKS))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the direct entries of all policies, new ones first, and forgets the rest: what
+    /// stays is never away.
+    pub fn set_direct(&mut self, entries: &[(u32, DirectEntry)]) -> Result<(), EnforcerError> {
+        let (hosts, networks): (Vec<_>, Vec<_>) = entries
+            .iter()
+            .map(|(policy, entry)| (entry, direct_key(*policy, entry)))
+            .partition(|(entry, _)| entry.network.prefix_len() == entry.network.max_prefix_len());
+        for (_, key) in &hosts {
+            self.insert(maps::DIRECT_HOSTS, *key, 1_u8)?;
+        }
+        self.retain::<DirectKey, u8>(maps::DIRECT_HOSTS, |key| {
+            hosts.iter().any(|(_, host)| host == key)
+        })?;
+        let mut map: LpmTrie<&mut MapData, DirectKey, u8> = self.map(maps::DIRECT_NETWORKS)?;
+        let wanted: Vec<_> = networks
+            .iter()
+            .map(|(entry, key)| (DirectKey::HEAD_BITS + prefix(&entry.network), *key))
+            .collect();
+        for (bits, key) in &wanted {
+            map.insert(&Key::new(*bits, *key), 1, 0)
+                .map_err(failed(maps::DIRECT_NETWORKS))?;
+        }
+        let present: Vec<_> = map.keys().filter_map(Result::ok).collect();
+        for key in present {
+            let kept = wanted
+                .iter()
+                .any(|(bits, data)| *bits == key.prefix_len() && *data == key.data());
+            if !kept {
+                map.remove(&key).map_err(failed(maps::DIRECT_NETWORKS))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A map of the object as aya's type for it.
+    pub(super) fn map<'a, T>(&'a mut self, name: &'static str) -> Result<T, EnforcerError>
+    where
+        T: TryFrom<&'a mut aya::maps::Map, Error = aya::maps::MapError>,
+    {
+        let map = self
+            .ebpf
+            .map_mut(name)
+            .ok_or(EnforcerError::Missing(name))?;
+        T::try_from(map).map_err(failed(name))
+    }
+
+    fn insert<K: Pod, V: Pod>(
+        &mut self,
+        name: &'static str,
+        key: K,
+        value: V,
+    ) -> Result<(), EnforcerError> {
+        let mut map: HashMap<&mut MapData, K, V> = self.map(name)?;
+        map.insert(key, value, 0).map_err(failed(name))
+    }
+
+    fn retain<K: Pod, V: Pod>(
+        &mut self,
+        name: &'static str,
+        keep: impl Fn(&K) -> bool,
+    ) -> Result<(), EnforcerError> {
+        let mut map: HashMap<&mut MapData, K, V> = self.map(name)?;
+        let gone: Vec<K> = map
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| !keep(key))
+            .collect();
+        for key in gone {
+            map.remove(&key).map_err(failed(name))?;
+        }
+        Ok(())
+    }
+}
+
+/// The endpoint's addresses and its next hop's.
+fn roles(state: &EndpointState) -> Vec<(AddressKey, u8)> {
+    let own = state.addresses.iter().map(|ip| (ip, OWN));
+    let hops = state.link.iter().flat_map(|link| &link.next_hops);
+    let all = own.chain(hops.map(|ip| (ip, NEXT_HOP)));
+    let keyed = all.map(|(ip, role)| {
+        let key = AddressKey {
+            endpoint: state.id,
+            address: (*ip).into(),
+        };
+        (key, role)
+    });
+    keyed.collect()
+}
+
+/// For `map_err`: names the map.
+pub(super) fn failed(name: &'static str) -> impl Fn(aya::maps::MapError) -> EnforcerError {
+    move |source| EnforcerError::Map {
+        name,
+        source: Box::new(source),
+    }
+}
+
+fn direct_key(policy: u32, entry: &DirectEntry) -> DirectKey {
+    DirectKey {
+        policy,
+        port: entry.port,
+        protocol: entry.protocol,
+        reserved: 0,
+        address: entry.network.network().into(),
+    }
+}
+
+/// The prefix length of a network in the mapped form.
+fn prefix(network: &IpNet) -> u32 {
+    match network {
+        IpNet::V4(network) => 96 + u32::from(network.prefix_len()),
+        IpNet::V6(network) => u32::from(network.prefix_len()),
+    }
+}

@@ -1,0 +1,157 @@
+//! Identity × server name × port, or × original destination. Allow rules only.
+
+use std::{net::IpAddr, sync::Arc};
+
+use egress_common::origin::Origin;
+
+use super::{
+    detect::{Outcome, client_hello::Detected},
+    reason::Reason,
+    refuse::Refused,
+    table::EndpointState,
+};
+use crate::policy::{
+    evaluate::{Decision, DenyReason},
+    host::HostName,
+    rule::Mode,
+};
+
+/// The rule's name of a loopback relay.
+const LOOPBACK_RULE: &str = "allow-loopback";
+
+/// What a connection asks for: all that the decision depends on beside the policy, so that it
+/// can be made again when the policy changes.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// The endpoint's number.
+    pub endpoint: u32,
+    /// The original destination.
+    pub destination: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// The server name, or why there is none.
+    pub name: Result<HostName, Reason>,
+}
+
+/// What is done with a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Authorised {
+    /// Resolve the name and dial that.
+    Name {
+        /// The name.
+        name: HostName,
+        /// What allows it.
+        rule: Arc<str>,
+    },
+    /// Dial the original destination.
+    Original {
+        /// What allows it.
+        rule: Arc<str>,
+    },
+    /// Denied, but the endpoint is in audit mode: dial the original destination.
+    Audit(Reason),
+    /// Denied.
+    Deny(Reason),
+}
+
+impl Ask {
+    /// Before anything was read.
+    pub fn new(origin: &Origin) -> Self {
+        Self {
+            endpoint: origin.endpoint,
+            destination: origin.destination.to_ip(),
+            port: origin.port,
+            name: Err(Reason::Silent),
+        }
+    }
+
+    /// With what was read.
+    pub fn with(mut self, outcome: &Outcome) -> Self {
+        let opaque = Reason::Policy(DenyReason::AddressNotAllowed);
+        self.name = match outcome {
+            Outcome::Decided(Detected::Tls(hello)) => Ok(hello.server_name.clone()),
+            Outcome::Decided(Detected::TlsWithoutName) => Err(Reason::NoServerName),
+            Outcome::Decided(Detected::BadName(error)) => Err(Reason::BadName(*error)),
+            Outcome::Decided(Detected::Malformed(why)) => Err(Reason::Malformed(*why)),
+            Outcome::Decided(Detected::Sslv2) => Err(Reason::Sslv2),
+            Outcome::Decided(Detected::NotTls) => Err(opaque),
+            // `detect` never decides this; if it did, nothing would be known.
+            Outcome::Decided(Detected::NeedMore) | Outcome::Timeout => Err(Reason::HelloTimeout),
+            Outcome::Silent | Outcome::Nothing => Err(Reason::Silent),
+            Outcome::Truncated => Err(Reason::HelloTruncated),
+        };
+        self
+    }
+
+    /// Whether the original destination is good by itself, so that a client that waits for the
+    /// server to speak may be let through.
+    pub fn original(&self, endpoint: &EndpointState, refused: &Refused) -> Authorised {
+        if refused.is_own(self.destination) {
+            return Authorised::Deny(Reason::GatewayAddress);
+        }
+        if self.destination.is_loopback() {
+            return match endpoint.allow_loopback {
+                true => Authorised::Original {
+                    rule: LOOPBACK_RULE.into(),
+                },
+                false => audit_or_deny(endpoint, Reason::Loopback),
+            };
+        }
+        match endpoint.policy.decide_address(self.destination, self.port) {
+            Decision::Allow { rule } => Authorised::Original { rule },
+            Decision::Deny(reason) => {
+                let reason = match self.name {
+                    Err(Reason::Policy(_)) => Reason::Policy(reason),
+                    Err(why) => why,
+                    Ok(_) => Reason::Policy(reason),
+                };
+                audit_or_deny(endpoint, reason)
+            }
+        }
+    }
+
+    /// The decision.
+    pub fn authorise(&self, endpoint: &EndpointState, refused: &Refused) -> Authorised {
+        let Ok(name) = &self.name else {
+            return self.original(endpoint, refused);
+        };
+        let denied = match endpoint.policy.decide_name(name, self.port) {
+            Decision::Allow { rule } => {
+                return Authorised::Name {
+                    name: name.clone(),
+                    rule,
+                };
+            }
+            Decision::Deny(reason) => Reason::Policy(reason),
+        };
+        match self.original(endpoint, refused) {
+            Authorised::Audit(_) => Authorised::Audit(denied),
+            Authorised::Deny(Reason::GatewayAddress) => Authorised::Deny(Reason::GatewayAddress),
+            Authorised::Deny(_) => Authorised::Deny(denied),
+            allowed @ (Authorised::Original { .. } | Authorised::Name { .. }) => allowed,
+        }
+    }
+}
+
+fn audit_or_deny(endpoint: &EndpointState, reason: Reason) -> Authorised {
+    match endpoint.mode {
+        Mode::Audit => Authorised::Audit(reason),
+        Mode::Enforce => Authorised::Deny(reason),
+    }
+}
+
+impl Authorised {
+    /// Whether a connection that was let through on the grounds of `self` may stay on those of
+    /// `now`: it must still lead to the same place.
+    pub fn still(&self, now: &Self) -> bool {
+        match (self, now) {
+            (Self::Name { .. }, Self::Name { .. }) => true,
+            (Self::Original { .. }, Self::Original { .. } | Self::Audit(_)) => true,
+            (Self::Audit(_), Self::Original { .. } | Self::Audit(_)) => true,
+            (Self::Name { .. }, Self::Audit(_)) => true,
+            (Self::Audit(_) | Self::Original { .. }, Self::Name { .. }) => false,
+            (Self::Name { .. }, Self::Original { .. }) => false,
+            (_, Self::Deny(_)) | (Self::Deny(_), _) => false,
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The gateway's sockets: one set per worker, shared by `SO_REUSEPORT`.
+
+use std::{io, net::SocketAddr, rc::Rc, time::Duration};
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use thiserror::Error;
+use tokio::{
+    net::{TcpListener, TcpStream, UdpSocket},
+    task::spawn_local,
+    time::sleep,
+};
+
+use super::{connection, worker::Worker};
+
+/// Connections that wait for `accept`; the kernel caps it at net.core.somaxconn.
+const BACKLOG: i32 = 4_096;
+/// How long accepting pauses when descriptors or memory are short.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
+/// Idle time before the first probe, and between probes.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// A socket that cannot be had.
+#[derive(Debug, Error)]
+pub enum ListenError {
+    /// Somebody else has the port.
+    #[error(
+        "{protocol} {address}: the port is in use; stop whoever has it (ss -lnp), or configure another port"
+    )]
+    InUse {
+        /// `tcp` or `udp`.
+        protocol: &'static str,
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The address is not the node's.
+    #[error("{protocol} {address}: no interface has the address; check the gateway's addresses")]
+    NoAddress {
+        /// `tcp` or `udp`.
+        protocol: &'static str,
+        /// The address.
+        address: SocketAddr,
+    },
+    /// Anything else.
+    #[error("{protocol} {address}: cannot listen: {error}")]
+    Other {
+        /// `tcp` or `udp`.
+        protocol: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+impl ListenError {
+    fn new(protocol: &'static str, address: SocketAddr, error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::AddrInUse {
+            return Self::InUse { protocol, address };
+        }
+        if error.kind() == io::ErrorKind::AddrNotAvailable {
+            return Self::NoAddress { protocol, address };
+        }
+        Self::Other {
+            protocol,
+            address,
+            error,
+        }
+    }
+}
+
+/// A listening TCP socket.
+///
+/// # Errors
+/// The address cannot be had.
+pub fn tcp(address: SocketAddr) -> Result<std::net::TcpListener, ListenError> {
+    let open = || {
+        let socket = socket(address, Type::STREAM, Protocol::TCP)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    open().map_err(|error| ListenError::new("tcp", address, error))
+}
+
+/// A bound UDP socket.
+///
+/// # Errors
+/// The address cannot be had.
+pub fn udp(address: SocketAddr) -> Result<std::net::UdpSocket, ListenError> {
+    let open = || {
+        let socket = socket(address, Type::DGRAM, Protocol::UDP)?;
+        socket.bind(&address.into())?;
+        Ok(socket.into())
+    };
+    open().map_err(|error| ListenError::new("udp", address, error))
+}
+
+fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// The sockets of one worker.
+#[derive(Debug)]
+pub struct Sockets {
+    /// For connections.
+    pub tcp: Vec<std::net::TcpListener>,
+    /// For DNS over TCP.
+    pub dns_tcp: Vec<std::net::TcpListener>,
+    /// For DNS over UDP.
+    pub dns_udp: Vec<std::net::UdpSocket>,
+}
+
+impl Sockets {
+    /// Opens a set. Where port 0 is asked for, the kernel chooses and `listen` and `dns` say
+    /// what, so that the next worker gets the same.
+    ///
+    /// # Errors
+    /// The first that cannot be had.
+    pub fn open(listen: &mut [SocketAddr], dns: &mut [SocketAddr]) -> Result<Self, ListenError> {
+        let mut sockets = Self {
+            tcp: Vec::new(),
+            dns_tcp: Vec::new(),
+            dns_udp: Vec::new(),
+        };
+        let local = |address: &mut SocketAddr, found: io::Result<SocketAddr>| {
+            *address = found.map_err(|error| ListenError::new("tcp", *address, error))?;
+            Ok(())
+        };
+        for address in listen {
+            let listener = tcp(*address)?;
+            local(address, listener.local_addr())?;
+            sockets.tcp.push(listener);
+        }
+        for address in dns {
+            let listener = tcp(*address)?;
+            local(address, listener.local_addr())?;
+            sockets.dns_tcp.push(listener);
+            sockets.dns_udp.push(udp(*address)?);
+        }
+        Ok(sockets)
+    }
+
+    /// Starts serving, on the worker's own thread.
+    ///
+    /// # Errors
+    /// The runtime does not take a socket.
+    pub fn serve(self, worker: &Rc<Worker>) -> io::Result<()> {
+        for listener in self.tcp {
+            let listener = TcpListener::from_std(listener)?;
+            spawn_local(accept(listener, worker.clone(), connection::serve));
+        }
+        for listener in self.dns_tcp {
+            let listener = TcpListener::from_std(listener)?;
+            spawn_local(accept(listener, worker.clone(), super::dns::serve_tcp));
+        }
+        for socket in self.dns_udp {
+            let socket = Rc::new(UdpSocket::from_std(socket)?);
+            spawn_local(super::dns::serve_udp(socket, worker.clone()));
+        }
+        Ok(())
+    }
+}
+
+async fn accept<F: Future<Output = ()> + 'static>(
+    listener: TcpListener,
+    worker: Rc<Worker>,
+    serve: fn(Rc<Worker>, TcpStream) -> F,
+) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _peer)) => {
+                tune(&stream);
+                spawn_local(serve(worker.clone(), stream));
+            }
+            Err(error) if is_shortage(&error) => {
+                worker.shared.counters.add("accept_shortage");
+                sleep(SHORTAGE_PAUSE).await;
+            }
+            // The client went before it was accepted, or its network did.
+            Err(_gone) => worker.shared.counters.add("accept_failed"),
+        }
+    }
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
+}
+
+/// What every relayed connection has. That it cannot be set harms nothing.
+pub fn tune(stream: &TcpStream) {
+    drop(stream.set_nodelay(true));
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE);
+    drop(SockRef::from(stream).set_tcp_keepalive(&keepalive));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_in_use_is_one_clear_line() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let error = tcp(taken.local_addr().unwrap()).unwrap_err().to_string();
+        assert!(
+            error.contains("in use; stop whoever has it") && !error.contains('\n'),
+            "{error}"
+        );
+        let error = tcp("192.0.2.1:15001".parse().unwrap())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("no interface has the address"), "{error}");
+    }
+
+    #[test]
+    fn workers_share_a_port() {
+        let mut listen = ["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()];
+        let mut dns = ["127.0.0.1:0".parse().unwrap()];
+        let first = Sockets::open(&mut listen, &mut dns).unwrap();
+        let again = Sockets::open(&mut listen, &mut dns).unwrap();
+        assert_eq!(
+            first.tcp[1].local_addr().unwrap(),
+            again.tcp[1].local_addr().unwrap()
+        );
+    }
+}

@@ -1,0 +1,60 @@
+//! Why the gateway denies or closes: stable names for records and counters.
+
+use crate::policy::{evaluate::DenyReason, host::HostNameError};
+
+use super::{detect::client_hello::Malformed, refuse::Refusal};
+
+/// Why a connection does not pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Policy allows neither the name nor the address.
+    Policy(DenyReason),
+    /// The server name is no host name.
+    BadName(HostNameError),
+    /// The ClientHello is malformed.
+    Malformed(Malformed),
+    /// A ClientHello without a server name.
+    NoServerName,
+    /// An SSLv2 hello.
+    Sslv2,
+    /// Nothing was sent before the deadline.
+    Silent,
+    /// The hello was not complete before the deadline.
+    HelloTimeout,
+    /// The client ended within its hello.
+    HelloTruncated,
+    /// The endpoint's number is not known.
+    UnknownEndpoint,
+    /// The original destination is the gateway itself.
+    GatewayAddress,
+    /// A loopback address, and the endpoint may not.
+    Loopback,
+    /// As many connections as are allowed.
+    TooManyConnections,
+    /// The endpoint has as many connections as it is allowed.
+    TooManyOfEndpoint,
+    /// The name resolved to nothing but refused addresses.
+    Answer(Refusal),
+}
+
+impl Reason {
+    /// The stable name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Policy(reason) => reason.as_str(),
+            Self::BadName(error) => error.reason(),
+            Self::Malformed(malformed) => malformed.reason(),
+            Self::NoServerName => "no_server_name",
+            Self::Sslv2 => "sslv2_hello",
+            Self::Silent => "silent_client",
+            Self::HelloTimeout => "hello_timeout",
+            Self::HelloTruncated => "hello_truncated",
+            Self::UnknownEndpoint => "unknown_endpoint",
+            Self::GatewayAddress => "gateway_address",
+            Self::Loopback => "loopback",
+            Self::TooManyConnections => "too_many_connections",
+            Self::TooManyOfEndpoint => "too_many_connections_of_endpoint",
+            Self::Answer(refusal) => refusal.reason(),
+        }
+    }
+}

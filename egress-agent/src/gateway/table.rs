@@ -1,0 +1,53 @@
+//! The endpoints and policies in force.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::protocol::Endpoints;
+use crate::policy::{compile::CompiledPolicy, rule::Mode};
+
+/// One generation. Empty knows nobody.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    /// The generation; 0 before the first.
+    pub generation: u64,
+    endpoints: HashMap<u32, EndpointState>,
+}
+
+/// What is known of an endpoint.
+#[derive(Clone, Debug)]
+pub struct EndpointState {
+    /// For records.
+    pub name: Arc<str>,
+    /// Enforce or Audit.
+    pub mode: Mode,
+    /// Whether loopback is relayed.
+    pub allow_loopback: bool,
+    /// What it may reach.
+    pub policy: Arc<CompiledPolicy>,
+}
+
+impl Table {
+    /// Compiles a generation. An endpoint whose policy is missing may reach nothing.
+    pub fn new(message: &Endpoints) -> Self {
+        let policies: HashMap<u32, Arc<CompiledPolicy>> = message
+            .policies
+            .iter()
+            .map(|(number, rules)| (*number, Arc::new(CompiledPolicy::new(rules))))
+            .collect();
+        let state = |endpoint: &super::protocol::Endpoint| EndpointState {
+            name: endpoint.name.as_str().into(),
+            mode: endpoint.mode,
+            allow_loopback: endpoint.allow_loopback,
+            policy: policies.get(&endpoint.policy).cloned().unwrap_or_default(),
+        };
+        Self {
+            generation: message.generation,
+            endpoints: message.endpoints.iter().map(|e| (e.id, state(e))).collect(),
+        }
+    }
+
+    /// The endpoint of this number.
+    pub fn endpoint(&self, id: u32) -> Option<&EndpointState> {
+        self.endpoints.get(&id)
+    }
+}

@@ -1,0 +1,107 @@
+//! The decision about one name or address.
+
+use std::{net::IpAddr, sync::Arc};
+
+use ipnet::IpNet;
+
+use super::{
+    compile::{CompiledPolicy, Entry},
+    host::HostName,
+};
+
+/// What policy says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Allowed by the rule of this name.
+    Allow {
+        /// The rule's name.
+        rule: Arc<str>,
+    },
+    /// Nothing allows it.
+    Deny(DenyReason),
+}
+
+/// Why nothing allows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DenyReason {
+    /// No rule names the host.
+    HostNotAllowed,
+    /// A rule names the host or the network, on other ports.
+    PortNotAllowed,
+    /// No rule names a network that holds the address.
+    AddressNotAllowed,
+}
+
+impl DenyReason {
+    /// The stable name in records.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::HostNotAllowed => "host_not_allowed",
+            Self::PortNotAllowed => "port_not_allowed",
+            Self::AddressNotAllowed => "address_not_allowed",
+        }
+    }
+}
+
+impl CompiledPolicy {
+    /// A connection that names this host, to this port.
+    pub fn decide_name(&self, name: &HostName, port: u16) -> Decision {
+        decide(self.name_entries(name), port, DenyReason::HostNotAllowed)
+    }
+
+    /// Opaque TCP to this address and port.
+    pub fn decide_address(&self, address: IpAddr, port: u16) -> Decision {
+        let address = address.to_canonical();
+        decide(
+            self.address_entries(address),
+            port,
+            DenyReason::AddressNotAllowed,
+        )
+    }
+
+    /// Whether any rule names the host, on whatever port: then its name may be looked up.
+    pub fn allows_name(&self, name: &HostName) -> bool {
+        self.name_entries(name).next().is_some()
+    }
+
+    fn name_entries(&self, name: &HostName) -> impl Iterator<Item = &Entry> {
+        let exact = self.exact.get(name);
+        let wildcards = name
+            .parents()
+            .filter_map(|parent| self.wildcard.get(parent));
+        exact.into_iter().chain(wildcards).flatten()
+    }
+
+    fn address_entries(&self, address: IpAddr) -> impl Iterator<Item = &Entry> {
+        self.networks
+            .iter()
+            .filter(move |table| table.ipv4 == address.is_ipv4())
+            .filter_map(move |table| {
+                let network = IpNet::new(address, table.prefix).ok()?.network();
+                table.networks.get(&network)
+            })
+            .flatten()
+    }
+}
+
+fn decide<'a>(
+    mut entries: impl Iterator<Item = &'a Entry>,
+    port: u16,
+    unknown: DenyReason,
+) -> Decision {
+    let mut reason = unknown;
+    let allowed = entries.find(|entry| {
+        reason = DenyReason::PortNotAllowed;
+        entry.ports.contains(port)
+    });
+    match allowed {
+        Some(entry) => Decision::Allow {
+            rule: entry.rule.clone(),
+        },
+        None => Decision::Deny(reason),
+    }
+}
+
+#[cfg(test)]
+#[path = "evaluate/tests.rs"]
+mod tests;

@@ -1,0 +1,151 @@
+use super::*;
+use crate::policy::{
+    flag::{allow_cidr, allow_host},
+    host::HostPattern,
+    rule::{Allow, Rule},
+};
+
+fn compiled(rules: &[&str]) -> CompiledPolicy {
+    CompiledPolicy::new(&parse(rules))
+}
+
+fn parse(rules: &[&str]) -> Vec<Rule> {
+    let rule = |text: &&str| allow_cidr(text).or_else(|_| allow_host(text)).unwrap();
+    rules.iter().map(rule).collect()
+}
+
+fn name(text: &str) -> HostName {
+    HostName::from_text(text).unwrap()
+}
+
+#[test]
+fn names() {
+    let policy = compiled(&["repo.test", "*.cdn.test:8443", "a.cdn.test"]);
+    let allow = |rule: &str| Decision::Allow { rule: rule.into() };
+    let table = [
+        ("repo.test", 443, allow("--allow repo.test")),
+        ("repo.test", 80, Decision::Deny(DenyReason::PortNotAllowed)),
+        (
+            "a.repo.test",
+            443,
+            Decision::Deny(DenyReason::HostNotAllowed),
+        ),
+        ("x.cdn.test", 8443, allow("--allow *.cdn.test:8443")),
+        ("x.y.cdn.test", 8443, allow("--allow *.cdn.test:8443")),
+        (
+            "x.cdn.test",
+            443,
+            Decision::Deny(DenyReason::PortNotAllowed),
+        ),
+        ("cdn.test", 8443, Decision::Deny(DenyReason::HostNotAllowed)),
+        ("a.cdn.test", 443, allow("--allow a.cdn.test")),
+        ("a.cdn.test", 8443, allow("--allow *.cdn.test:8443")),
+    ];
+    for (host, port, expected) in table {
+        assert_eq!(
+            policy.decide_name(&name(host), port),
+            expected,
+            "{host}:{port}"
+        );
+    }
+    assert!(policy.allows_name(&name("x.cdn.test")));
+    assert!(!policy.allows_name(&name("cdn.test")));
+}
+
+#[test]
+fn addresses() {
+    let policy = compiled(&[
+        "198.51.100.0/24:8443",
+        "198.51.100.7",
+        "[2001:db8::/32]:443",
+    ]);
+    let rule = |ip: &str, port| match policy.decide_address(ip.parse().unwrap(), port) {
+        Decision::Allow { rule } => rule.to_string(),
+        Decision::Deny(reason) => reason.as_str().to_owned(),
+    };
+    assert_eq!(
+        rule("198.51.100.9", 8443),
+        "--allow-cidr 198.51.100.0/24:8443"
+    );
+    assert_eq!(rule("198.51.100.7", 8443), "--allow-cidr 198.51.100.7");
+    assert_eq!(rule("198.51.100.9", 443), "port_not_allowed");
+    assert_eq!(rule("198.51.101.9", 8443), "address_not_allowed");
+    assert_eq!(rule("::ffff:198.51.100.7", 1), "--allow-cidr 198.51.100.7");
+    assert_eq!(rule("2001:db8::5", 443), "--allow-cidr [2001:db8::/32]:443");
+    assert_eq!(rule("2001:db9::5", 443), "address_not_allowed");
+}
+
+#[test]
+fn an_empty_policy_allows_nothing() {
+    let policy = CompiledPolicy::default();
+    assert!(!policy.allows_name(&name("a.test")));
+    let decision = policy.decide_address("192.0.2.1".parse().unwrap(), 443);
+    assert_eq!(decision, Decision::Deny(DenyReason::AddressNotAllowed));
+}
+
+/// The obvious evaluator: every rule in turn.
+fn naive(rules: &[Rule], host: &HostName, address: IpAddr, port: u16) -> (bool, bool) {
+    let on = |ports: &[crate::policy::port::PortRange]| ports.iter().any(|p| p.contains(port));
+    let mut result = (false, false);
+    for rule in rules {
+        match &rule.allow {
+            Allow::Hosts { hosts, ports } => {
+                result.0 |= on(ports) && hosts.iter().any(|h: &HostPattern| h.matches(host));
+            }
+            Allow::Cidrs { cidrs, ports } => {
+                result.1 |= on(ports) && cidrs.iter().any(|n| n.contains(&address));
+            }
+        }
+    }
+    result
+}
+
+#[test]
+fn agrees_with_the_obvious_evaluator() {
+    // xorshift64, so that a failure comes again.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move |below: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % below
+    };
+    let labels = ["a", "b", "c", "aa"];
+    for _ in 0..500 {
+        let mut rules = Vec::new();
+        let host = |random: &mut dyn FnMut(u64) -> u64| {
+            let count = 1 + random(4);
+            let front: Vec<_> = (0..count).map(|_| labels[random(4) as usize]).collect();
+            format!("{}.test", front.join("."))
+        };
+        for _ in 0..random(8) {
+            let port = 1 + random(4);
+            rules.push(match random(3) {
+                0 => allow_host(&format!("{}:{port}", host(&mut random))).unwrap(),
+                1 => allow_host(&format!("*.{}:{port}", host(&mut random))).unwrap(),
+                _ => {
+                    let prefix = random(33) as u8;
+                    let ip = std::net::Ipv4Addr::from((random(4) as u32) << 30 | random(8) as u32);
+                    let net = IpNet::new(ip.into(), prefix).unwrap().trunc();
+                    allow_cidr(&format!("{net}:{port}")).unwrap()
+                }
+            });
+        }
+        let policy = CompiledPolicy::new(&rules);
+        for _ in 0..40 {
+            let host = name(&host(&mut random));
+            let ip = IpAddr::V4(((random(4) as u32) << 30 | random(8) as u32).into());
+            let port = 1 + random(4) as u16;
+            let allowed = |d: Decision| matches!(d, Decision::Allow { .. });
+            let ours = (
+                allowed(policy.decide_name(&host, port)),
+                allowed(policy.decide_address(ip, port)),
+            );
+            assert_eq!(
+                ours,
+                naive(&rules, &host, ip, port),
+                "{rules:?} {host} {ip} {port}"
+            );
+        }
+    }
+}

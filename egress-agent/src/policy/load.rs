@@ -1,0 +1,199 @@
+//! Policy files: any number of YAML documents each.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, de::DeserializeOwned};
+use thiserror::Error;
+
+use super::{
+    schema::{ClusterEgressPolicy, EgressPolicy},
+    select::{Policies, Policy},
+};
+
+/// The largest file that is read: far more than any policy needs, far less than memory.
+const FILE_MAX: u64 = 16 << 20;
+
+/// Why a policy file is refused. One line each.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// The file cannot be read.
+    #[error("{path}: cannot be read: {error}; check the path and its permissions")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The file is larger than 16 MiB.
+    #[error("{path}: larger than 16 MiB; split it")]
+    Large {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Something in it is not a policy.
+    #[error("{path}:{line}:{column}: {what}")]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: u64,
+        /// From 1, in characters.
+        column: u64,
+        /// What is wrong and what is allowed.
+        what: String,
+    },
+}
+
+/// Reads files in the order given.
+///
+/// # Errors
+/// The first thing that is wrong, with file, line and column.
+pub fn load_files<P: AsRef<Path>>(paths: &[P]) -> Result<Policies, LoadError> {
+    let mut policies = Policies::default();
+    for path in paths {
+        let path = path.as_ref();
+        policies.add(load_str(path, &read(path)?)?);
+    }
+    Ok(policies)
+}
+
+fn read(path: &Path) -> Result<String, LoadError> {
+    let failed = |error| LoadError::Read {
+        path: path.to_owned(),
+        error,
+    };
+    if fs::metadata(path).map_err(failed)?.len() > FILE_MAX {
+        return Err(LoadError::Large {
+            path: path.to_owned(),
+        });
+    }
+    fs::read_to_string(path).map_err(failed)
+}
+
+/// Reads the documents of one file's text; `path` is for messages only.
+///
+/// # Errors
+/// As [`load_files`].
+pub fn load_str(path: &Path, text: &str) -> Result<Vec<Policy>, LoadError> {
+    documents(text)
+        .into_iter()
+        .filter(|document| !document.is_blank())
+        .map(|document| document.parse(path))
+        .collect()
+}
+
+/// What tells the kinds apart.
+#[derive(Deserialize)]
+struct Header {
+    kind: Option<serde_saphyr::Spanned<String>>,
+}
+
+/// One document, and the line of the file at which it begins, from 0.
+struct Document<'a> {
+    text: &'a str,
+    line: u64,
+}
+
+/// Splits at `---` lines. YAML has them nowhere else: at the start of a line they end a document
+/// even inside a block scalar (YAML 1.2.2 section 9.1.2).
+fn documents(text: &str) -> Vec<Document<'_>> {
+    let (mut found, mut start, mut first, mut at) = (Vec::new(), 0, 0, 0);
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        let marker = line.strip_prefix("---");
+        if marker.is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n'])) {
+            found.push(Document {
+                text: &text[start..at],
+                line: first,
+            });
+            (start, first) = (at, number as u64);
+        }
+        at += line.len();
+    }
+    found.push(Document {
+        text: &text[start..],
+        line: first,
+    });
+    found
+}
+
+impl Document<'_> {
+    fn is_blank(&self) -> bool {
+        self.text.lines().all(|line| {
+            let line = line.strip_prefix("---").unwrap_or(line).trim();
+            line.is_empty() || line == "..." || line.starts_with('#')
+        })
+    }
+
+    fn parse(&self, path: &Path) -> Result<Policy, LoadError> {
+        const KINDS: &str = "\"EgressPolicy\" or \"ClusterEgressPolicy\"";
+        let header: Header = self.typed(path)?;
+        match header.kind.as_ref().map(|kind| kind.value.as_str()) {
+            Some("EgressPolicy") => self.typed::<EgressPolicy>(path).map(Policy::Namespaced),
+            Some("ClusterEgressPolicy") => {
+                self.typed::<ClusterEgressPolicy>(path).map(Policy::Cluster)
+            }
+            Some(other) => {
+                let what = format!("unknown kind {other:?}; write {KINDS}");
+                Err(self.content(path, header.kind.map(|kind| kind.referenced), what))
+            }
+            None => {
+                let what = format!("\"kind\" is missing; write {KINDS}");
+                Err(self.content(path, None, what))
+            }
+        }
+    }
+
+    fn typed<T: DeserializeOwned>(&self, path: &Path) -> Result<T, LoadError> {
+        serde_saphyr::from_str(self.text).map_err(|error| {
+            let error = error.without_snippet();
+            self.content(path, error.location(), message(error))
+        })
+    }
+
+    fn content(
+        &self,
+        path: &Path,
+        location: Option<serde_saphyr::Location>,
+        what: String,
+    ) -> LoadError {
+        let (line, column) = location.map_or((1, 1), |at| (at.line().max(1), at.column().max(1)));
+        LoadError::Content {
+            path: path.to_owned(),
+            line: self.line + line,
+            column,
+            what,
+        }
+    }
+}
+
+/// The library's message without its own location, in one line.
+pub(crate) fn message(error: &serde_saphyr::Error) -> String {
+    use serde_saphyr::Error as E;
+    if let E::SerdeUnknownField {
+        field, expected, ..
+    } = error
+    {
+        let allowed = expected.join(", ");
+        return format!("unknown field \"{field}\"; allowed here: {allowed}");
+    }
+    if let E::SerdeUnknownVariant {
+        variant, expected, ..
+    } = error
+    {
+        let allowed = expected.join(", ");
+        return format!("unknown value \"{variant}\"; allowed here: {allowed}");
+    }
+    let text = error.to_string();
+    let text = match text.rfind(" at line ") {
+        Some(end) => &text[..end],
+        None => &text,
+    };
+    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+#[path = "load/tests.rs"]
+mod tests;

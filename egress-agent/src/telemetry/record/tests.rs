@@ -1,0 +1,110 @@
+use super::*;
+
+fn attempt(verdict: Verdict) -> Attempt {
+    Attempt {
+        endpoint: EndpointRef {
+            id: 7,
+            name: "shop/orders".into(),
+        },
+        process: ProcessRef {
+            pid: 42,
+            uid: 1000,
+            command: "curl".into(),
+            executable: None,
+            created_ns: 0,
+        },
+        destination: "192.0.2.7".parse().unwrap(),
+        port: 443,
+        protocol: Protocol::Tcp,
+        verdict,
+        reason: None,
+    }
+}
+
+fn connection() -> Connection {
+    Connection {
+        connection: 1,
+        attempt: attempt(Verdict::Allow),
+        server_name: Some("repo.test".into()),
+        rule: Some("--allow repo.test".into()),
+        upstream: Some("192.0.2.7:443".parse().unwrap()),
+        mismatch: false,
+        ech: false,
+        alpn: vec!["h2".into()],
+    }
+}
+
+#[test]
+fn every_kind_survives_json() {
+    let events = [
+        Event::ConnectionOpen(connection()),
+        Event::ConnectionClose(ConnectionClose {
+            open: connection(),
+            bytes_sent: 10,
+            bytes_received: 20,
+            duration_ms: 30,
+            close_reason: "eof".into(),
+        }),
+        Event::Dns(DnsRefusal {
+            attempt: attempt(Verdict::Deny),
+            name: "x.evil.test".into(),
+            query_type: "TXT".into(),
+            count: 3,
+        }),
+        Event::Bypass(Bypass {
+            attempt: Attempt {
+                protocol: Protocol::Other(132),
+                ..attempt(Verdict::Deny)
+            },
+            layer: "tc_ingress".into(),
+            repeats: 0,
+            length: 60,
+            cgroup: None,
+        }),
+        Event::Lost(Lost {
+            source: "perf".into(),
+            count: 9,
+        }),
+        Event::Posture(Posture {
+            endpoint: None,
+            state: "ready".into(),
+            detail: serde_json::Map::new(),
+        }),
+    ];
+    for event in events {
+        let record = Record::now(event);
+        let json = serde_json::to_string(&record).unwrap();
+        assert!(
+            json.starts_with("{\"schema\":\"egress-agent.dev/v1\",\"time\":\"20"),
+            "{json}"
+        );
+        assert_eq!(
+            serde_json::from_str::<Record>(&json).unwrap(),
+            record,
+            "{json}"
+        );
+        assert!(!record.to_string().contains('\n'));
+    }
+}
+
+#[test]
+fn the_fields_are_where_the_schema_says() {
+    let record = Record::now(Event::ConnectionOpen(connection()));
+    let json = serde_json::to_value(&record).unwrap();
+    assert_eq!(json["kind"], "connection.open");
+    assert_eq!(json["verdict"], "allow");
+    assert_eq!(json["endpoint"]["name"], "shop/orders");
+    assert_eq!(json["protocol"], "tcp");
+    assert_eq!(json["server_name"], "repo.test");
+}
+
+#[test]
+fn a_terminal_is_not_at_the_mercy_of_comm() {
+    let mut open = connection();
+    open.attempt.process.command = "\x1b[2J\n".into();
+    assert!(
+        !Event::ConnectionOpen(open)
+            .to_string()
+            .contains(['\x1b', '\n'])
+    );
+}
