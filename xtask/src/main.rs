@@ -1,0 +1,67 @@
+//! `cargo xtask`: sets up a machine, builds the BPF object and the agent, shows and tests them.
+#![allow(
+    clippy::print_stdout,
+    reason = "a command-line tool: what it prints is its result"
+)]
+
+mod agent;
+mod ci;
+mod ebpf;
+mod environment;
+mod paths;
+mod progress;
+mod setup;
+mod suite;
+mod toolchain;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::{agent::Profile, setup::Needs};
+
+/// Sets up, builds, shows and tests egress-agent.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what is missing on this machine, or say exactly what to run
+    Setup {
+        /// For what: `test` includes `demo`, `demo` includes `build`
+        #[arg(value_enum, default_value_t = Needs::Test)]
+        needs: Needs,
+    },
+    /// Build the BPF object
+    BuildEbpf,
+    /// Build the BPF object, then the agent with the object embedded
+    Build {
+        /// Optimised
+        #[arg(long)]
+        release: bool,
+    },
+    /// Set up, build, and show the whole path with real programs in private namespaces
+    Demo,
+    /// Set up, build, and run every test; needs root
+    Test {
+        /// Passed to the tests, e.g. a part of a test's name
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        filter: Vec<String>,
+    },
+    /// Formatting, lints, licences and sources, then every test: what .ci/run calls
+    Ci,
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Task::Setup { needs } => setup::run(needs),
+        Task::BuildEbpf => ebpf::build().map(|_object| ()),
+        Task::Build { release } => agent::build(Profile::of(release)).map(|_binary| ()),
+        Task::Demo => suite::demo(),
+        Task::Test { filter } => suite::test(&filter),
+        Task::Ci => ci::run(),
+    }
+}
