@@ -1,0 +1,22 @@
+//! The world that the demo and the tests live in: network namespaces for a node, its pods and an
+//! internet with real servers, cgroups of the kubelet's shape, a capture on the far side, and the
+//! agent under test.
+//!
+//! Nothing leaves the namespaces, and nothing outlives the process: namespaces are held by
+//! descriptors alone, children die with the thread that started them, and the few things that
+//! have names (cgroups, pins, a directory) carry the owner's in theirs and are cleared by the next
+//! [`World`](world::World) where the owner is gone.
+
+pub mod agent;
+pub mod capture;
+pub mod cgroup;
+pub mod internet;
+pub mod namespace;
+pub mod owner;
+pub mod pod;
+pub mod process;
+pub mod records;
+pub mod scene;
+pub mod scratch;
+pub mod tools;
+pub mod world;

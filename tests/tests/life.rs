@@ -1,0 +1,181 @@
+//! The agent's life: killed, started again, reloaded, detached.
+
+use std::{
+    fs,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use anyhow::{Result, ensure};
+use egress_tests::{
+    agent::{self, Agent, Config},
+    process,
+    scene::Scene,
+    scratch,
+    world::nowhere4,
+};
+
+const DATAGRAM: [&str; 3] = ["udp", "198.51.100.7:4000", "x"];
+
+#[test]
+fn killed_it_goes_on_enforcing() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut agent = scene.enforce(&Config::default())?;
+    agent.kill()?;
+    scene.capture.clear();
+    scene.pod.attack(&DATAGRAM)?;
+    scene.pod.attack(&["tcp", "198.51.100.7:8443"])?;
+    scene.pod.attack(&["ping", "198.51.100.7"])?;
+    scene.expect_nothing(nowhere4(7))
+}
+
+#[test]
+fn stopped_it_goes_on_enforcing() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut agent = scene.enforce(&Config::default())?;
+    let status = agent.stop()?;
+    ensure!(status.success(), "{status}");
+    scene.capture.clear();
+    scene.pod.attack(&DATAGRAM)?;
+    scene.expect_nothing(nowhere4(7))
+}
+
+#[test]
+fn started_again_it_adopts_what_it_left() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut agent = scene.enforce(&Config::default())?;
+    scene.capture.clear();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| -> Result<()> {
+            while !over.load(Ordering::Relaxed) {
+                scene.pod.attack(&DATAGRAM)?;
+            }
+            Ok(())
+        });
+        let restarted = (|| {
+            agent.kill()?;
+            agent.launch()?;
+            agent.stop()?;
+            agent.launch()
+        })();
+        over.store(true, Ordering::Relaxed);
+        let sent = sender
+            .join()
+            .unwrap_or_else(|_panic| anyhow::bail!("the sender panicked"));
+        restarted.and(sent)
+    })?;
+    scene.expect_nothing(nowhere4(7))?;
+    scene.curl(&["https://allowed.test/"])?.ok()?;
+    Ok(())
+}
+
+#[test]
+fn a_reload_changes_the_policy_and_nothing_passes_meanwhile() -> Result<()> {
+    let scene = Scene::new()?;
+    let agent = scene.enforce(&Config::default())?;
+    let to = "denied.test:443:203.0.113.11";
+    let url = ["--resolve", to, "https://denied.test/"];
+    ensure!(
+        !scene.curl(&url)?.status.success(),
+        "denied.test is allowed already"
+    );
+    scene.capture.clear();
+    agent.reload(&Config::policy(&["denied.test"]))?;
+    for _ in 0..20 {
+        scene.pod.attack(&DATAGRAM)?;
+    }
+    process::eventually("the new policy", || {
+        Ok(scene.curl(&url)?.status.success().then_some(()))
+    })?;
+    let old = scene.curl(&[
+        "--resolve",
+        "allowed.test:443:203.0.113.10",
+        "https://allowed.test/",
+    ])?;
+    ensure!(!old.status.success(), "allowed.test is allowed still");
+    scene.expect_nothing(nowhere4(7))
+}
+
+#[test]
+fn a_reload_of_a_bad_policy_changes_nothing() -> Result<()> {
+    let scene = Scene::new()?;
+    let agent = scene.enforce(&Config::default())?;
+    agent.reload("kind: Nonsense\n")?;
+    std::thread::sleep(Duration::from_millis(500));
+    scene.curl(&["https://allowed.test/"])?.ok()?;
+    ensure!(agent.log()?.contains("policy.yaml"), "{}", agent.log()?);
+    Ok(())
+}
+
+#[test]
+fn detach_removes_everything() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut agent = scene.enforce(&Config::default())?;
+    ensure!(!pins(&scene).is_empty(), "nothing is pinned");
+    agent.stop()?;
+    agent.detach()?.ok()?;
+    ensure!(pins(&scene).is_empty(), "left: {:?}", pins(&scene));
+    scene.pod.attack(&DATAGRAM)?.ok()?;
+    ensure!(
+        !scene.arrived(nowhere4(7))?.is_empty(),
+        "something drops still"
+    );
+    let left = scratch::left_by(scene.world.name())?;
+    ensure!(left.is_empty(), "left: {left:?}");
+    let addresses = process::finish(
+        scene.world.node.command("ip").args(["-o", "address"]),
+        process::PATIENCE,
+    )?
+    .ok()?;
+    ensure!(!addresses.contains("169.254.64.1"), "{addresses}");
+    ensure!(!addresses.contains("fd65:6772:6573::1"), "{addresses}");
+    Ok(())
+}
+
+#[test]
+fn detach_needs_a_yes() -> Result<()> {
+    let scene = Scene::new()?;
+    let agent = scene.enforce(&Config::default())?;
+    let config = agent.config().display().to_string();
+    let asked = agent::run(&scene.world, &["detach", "--config", &config])?;
+    ensure!(
+        !asked.status.success() && asked.stderr.contains("--yes"),
+        "{}",
+        asked.text()
+    );
+    ensure!(!pins(&scene).is_empty(), "it detached without a yes");
+    Ok(())
+}
+
+#[test]
+fn a_second_agent_of_the_same_instance_is_refused() -> Result<()> {
+    let scene = Scene::new()?;
+    let agent = scene.enforce(&Config::default())?;
+    let config = agent.config().display().to_string();
+    let second = agent::run(&scene.world, &["run", "--config", &config])?;
+    ensure!(!second.status.success(), "two agents run");
+    ensure!(second.stderr.lines().count() == 1, "{}", second.text());
+    scene.curl(&["https://allowed.test/"])?.ok()?;
+    Ok(())
+}
+
+#[test]
+fn a_pod_is_covered_from_its_first_packet() -> Result<()> {
+    // A container that starts later, in a cgroup that is made later, below the endpoint's.
+    let scene = Scene::new()?;
+    let _agent: Agent<'_> = scene.enforce(&Config::default())?;
+    scene.capture.clear();
+    fs::create_dir(scene.pod.cgroup.join("another"))?;
+    let script = format!(
+        "echo 0 > {}/another/cgroup.procs; exec {} udp 198.51.100.7:4000 x",
+        scene.pod.cgroup.display(),
+        egress_tests::tools::attack()?.display(),
+    );
+    scene.pod.run(&["sh", "-c", &script])?;
+    scene.expect_nothing(nowhere4(7))
+}
+
+fn pins(scene: &Scene) -> Vec<std::path::PathBuf> {
+    scratch::pins(|name| name == scene.world.name())
+}
