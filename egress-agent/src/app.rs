@@ -1,5 +1,7 @@
 //! Where everything is wired: one instance of enforcer and gateway, from a plan to its end.
 
+pub mod exec;
 pub mod instance;
+pub mod lock;
 pub mod plan;
 pub mod run;

@@ -2,8 +2,11 @@
 
 use clap::{Parser, Subcommand};
 
+mod descriptor;
 pub mod doctor;
+pub mod exec;
 pub mod gateway;
+pub mod init;
 pub mod run;
 
 /// Makes the egress gateway the only way out, and says who tried another way.
@@ -18,6 +21,8 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Hold one command, and all that it starts, to a list of hosts.
+    Exec(exec::ExecArgs),
     /// Enforce the endpoints of a configuration file until told to stop.
     Run(run::RunArgs),
     /// Remove an instance's pins, and thereby all its enforcement.
@@ -27,4 +32,7 @@ pub enum Command {
     /// The unprivileged side; started by the enforcer.
     #[command(hide = true)]
     Gateway(gateway::GatewayArgs),
+    /// PID 1 of a command; started by `exec`.
+    #[command(hide = true)]
+    Init(init::InitArgs),
 }

@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod doctor;
 pub mod enforcer;
+pub mod exec;
 pub mod gateway;
 pub mod policy;
 pub mod telemetry;

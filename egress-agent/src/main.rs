@@ -1,24 +1,24 @@
 //! The egress-agent binary.
 
 use clap::Parser;
-use egress_agent::cli::{Cli, Command, doctor, gateway, run};
+use egress_agent::cli::{Cli, Command, doctor, exec, gateway, init, run};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     log_to_stderr();
+    let success = |()| ExitCode::SUCCESS;
     let done = match Cli::parse().command {
-        Command::Run(args) => run::run(&args),
-        Command::Detach(args) => run::detach(&args),
-        Command::Doctor(args) => doctor::run(&args),
-        Command::Gateway(args) => gateway::run(&args),
+        Command::Exec(args) => Ok(exec::run(args)),
+        Command::Run(args) => run::run(&args).map(success),
+        Command::Detach(args) => run::detach(&args).map(success),
+        Command::Doctor(args) => doctor::run(&args).map(success),
+        Command::Gateway(args) => gateway::run(&args).map(success),
+        Command::Init(args) => init::run(&args),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("egress-agent: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    done.unwrap_or_else(|error| {
+        eprintln!("egress-agent: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 /// Diagnostics, aya-log's included, as `RUST_LOG` asks for them; warnings where it is unset.

@@ -122,13 +122,13 @@ async fn name_server(asked: Arc<Mutex<Vec<String>>>) -> SocketAddr {
     address
 }
 
-fn endpoints(generation: u64, rules: Vec<Rule>, allow_loopback: bool) -> Endpoints {
+fn endpoints(generation: u64, rules: Vec<Rule>, relay_loopback: bool) -> Endpoints {
     let endpoint = |id, name: &str, mode| Endpoint {
         id,
         name: name.to_owned(),
         mode,
         policy: 1,
-        allow_loopback,
+        relay_loopback,
     };
     Endpoints {
         generation,
@@ -433,11 +433,12 @@ async fn opaque_goes_where_cidrs_say_or_nowhere() {
 #[tokio::test]
 async fn loopback_is_relayed_where_it_is_allowed_also_for_a_silent_client() {
     let mut world = world(&[]).await;
-    world.apply(endpoints(3, vec![], true)).await;
+    let rule = allow_cidr("127.0.0.0/8").unwrap();
+    world.apply(endpoints(3, vec![rule.clone()], true)).await;
     world.come_from(ENFORCED, [127, 0, 0, 1].into(), world.upstream.port(), 6);
     let mut stream = TcpStream::connect(world.gateway).await.unwrap();
     let open = opened(world.record().await);
-    assert_eq!(open.rule.as_deref(), Some("allow-loopback"));
+    assert_eq!(open.rule.as_deref(), Some(rule.name.as_str()));
     assert_eq!(open.upstream, Some(world.upstream));
     exchange(&mut stream, b"after a silence").await;
 }

@@ -344,9 +344,11 @@ pub async fn remove(
             removed.push(format!("address {address} on lo"));
         }
     }
-    let folder = cgroup_of(name)?;
-    for folder in [folder.join("gateway"), folder.clone()] {
-        if remove_cgroup(&folder).await? {
+    let own = cgroup_of(name)?;
+    let below = ["command", "gateway"].map(|name| own.join(name));
+    for folder in below.into_iter().chain([own.clone()]) {
+        let was_there = remove_cgroup(&folder).await?;
+        if was_there && folder == own {
             removed.push(format!("cgroup {}", folder.display()));
         }
     }

@@ -129,7 +129,7 @@ impl Plan {
                 _ => Mode::Enforce,
             },
             policy: plan.state.policy,
-            allow_loopback: plan.state.flags & egress_common::endpoint::RELAY_LOOPBACK != 0,
+            relay_loopback: plan.state.flags & egress_common::endpoint::RELAY_LOOPBACK != 0,
         });
         let policies = self.endpoints.iter();
         let policies: BTreeMap<_, _> = policies

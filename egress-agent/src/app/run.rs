@@ -3,6 +3,7 @@
 use crate::{
     app::{
         instance::{GatewayPlan, Instance, remove},
+        lock::Lock,
         plan::{Ids, Plan},
     },
     config::{self, Config},
@@ -13,16 +14,8 @@ use crate::{
     },
 };
 use anyhow::{Context, bail};
-use rustix::fs::FlockOperation;
-use std::{
-    fs::{self, File},
-    net::IpAddr,
-    path::Path,
-    time::Duration,
-};
+use std::{fs, net::IpAddr, path::Path, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
-
-const STATE: &str = "/run/egress-agent";
 
 /// How often windows are closed and attachments looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -35,7 +28,7 @@ pub async fn run(path: &Path) -> anyhow::Result<()> {
         );
     }
     let config = config::load(path)?;
-    let _lock = lock(&config.instance)?;
+    let _lock = Lock::take(&config.instance)?;
     let mut sink = open_sink(&config)?;
     let node = Node::open()?;
     let gateway = gateway_plan(&config);
@@ -139,11 +132,10 @@ pub async fn detach(instance: &str, path: Option<&Path>, yes: bool) -> anyhow::R
             pins.display()
         );
     }
-    let _lock = lock(instance)?;
+    let lock = Lock::take(instance)?;
     let own = config.as_ref().map_or_else(default_addresses, addresses);
     let removed = remove(instance, &own, &Node::open()?).await?;
-    drop(fs::remove_file(lock_path(instance)));
-    drop(fs::remove_dir(STATE));
+    lock.remove();
     if removed.is_empty() {
         eprintln!("nothing to detach: instance {instance} has no pins");
     }
@@ -151,28 +143,6 @@ pub async fn detach(instance: &str, path: Option<&Path>, yes: bool) -> anyhow::R
         eprintln!("removed {line}");
     }
     Ok(())
-}
-
-fn lock_path(instance: &str) -> std::path::PathBuf {
-    Path::new(STATE).join(format!("{instance}.lock"))
-}
-
-/// One agent an instance.
-fn lock(instance: &str) -> anyhow::Result<File> {
-    fs::create_dir_all(STATE).with_context(|| format!("cannot make {STATE}"))?;
-    let path = lock_path(instance);
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("cannot open {}", path.display()))?;
-    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        bail!(
-            "another agent runs instance {instance}: stop it first, or give this one another `instance`"
-        );
-    }
-    Ok(file)
 }
 
 fn open_sink(config: &Config) -> anyhow::Result<Sink> {

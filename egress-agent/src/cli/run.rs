@@ -27,7 +27,9 @@ pub struct DetachArgs {
 }
 
 /// Runs on the main thread, with whose death the gateway's is bound up.
-fn on_this_thread(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+pub(super) fn on_this_thread<T>(
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?

@@ -16,9 +16,6 @@ use crate::policy::{
     rule::Mode,
 };
 
-/// The rule's name of a loopback relay.
-const LOOPBACK_RULE: &str = "allow-loopback";
-
 /// What a connection asks for: all that the decision depends on beside the policy, so that it
 /// can be made again when the policy changes.
 #[derive(Clone, Debug)]
@@ -89,18 +86,15 @@ impl Ask {
         if refused.is_own(self.destination) {
             return Authorised::Deny(Reason::GatewayAddress);
         }
-        if self.destination.is_loopback() {
-            return match endpoint.allow_loopback {
-                true => Authorised::Original {
-                    rule: LOOPBACK_RULE.into(),
-                },
-                false => audit_or_deny(endpoint, Reason::Loopback),
-            };
+        let loopback = self.destination.is_loopback();
+        if loopback && !endpoint.relay_loopback {
+            return audit_or_deny(endpoint, Reason::Loopback);
         }
         match endpoint.policy.decide_address(self.destination, self.port) {
             Decision::Allow { rule } => Authorised::Original { rule },
             Decision::Deny(reason) => {
                 let reason = match self.name {
+                    Err(Reason::Policy(_)) if loopback => Reason::Loopback,
                     Err(Reason::Policy(_)) => Reason::Policy(reason),
                     Err(why) => why,
                     Ok(_) => Reason::Policy(reason),

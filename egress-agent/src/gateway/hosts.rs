@@ -5,12 +5,15 @@ use std::{
     collections::HashMap,
     fs,
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     rc::Rc,
     time::{Duration, Instant, SystemTime},
 };
 
 use crate::policy::host::HostName;
+
+/// Where it is (hosts(5)).
+pub const FILE: &str = "/etc/hosts";
 
 /// How long a look at the file's time is good for.
 const FRESH: Duration = Duration::from_secs(1);
@@ -45,13 +48,17 @@ impl Hosts {
             state.checked = Some(Instant::now());
             let modified = fs::metadata(&self.path).and_then(|m| m.modified()).ok();
             if modified != state.modified || modified.is_none() {
-                let text = fs::read_to_string(&self.path).unwrap_or_default();
-                state.names = Rc::new(parse(&text));
+                state.names = Rc::new(read(&self.path));
                 state.modified = modified;
             }
         }
         state.names.get(name).cloned().unwrap_or_default()
     }
+}
+
+/// All names of a hosts file; none where it cannot be read.
+pub fn read(path: &Path) -> HashMap<HostName, Vec<IpAddr>> {
+    parse(&fs::read_to_string(path).unwrap_or_default())
 }
 
 fn parse(text: &str) -> HashMap<HostName, Vec<IpAddr>> {

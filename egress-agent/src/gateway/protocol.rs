@@ -90,7 +90,7 @@ pub struct Configure {
 }
 
 fn hosts_file() -> PathBuf {
-    PathBuf::from("/etc/hosts")
+    PathBuf::from(super::hosts::FILE)
 }
 
 impl Configure {
@@ -171,9 +171,10 @@ pub struct Endpoint {
     pub mode: Mode,
     /// A number in `policies`; an unknown one allows nothing.
     pub policy: u32,
-    /// Whether a loopback destination is relayed to the node's own loopback.
+    /// Whether a loopback destination means the node's own loopback and is judged by the policy;
+    /// otherwise it is denied.
     #[serde(default)]
-    pub allow_loopback: bool,
+    pub relay_loopback: bool,
 }
 
 /// Why the control stream is at an end.

@@ -20,8 +20,8 @@ pub struct EndpointState {
     pub name: Arc<str>,
     /// Enforce or Audit.
     pub mode: Mode,
-    /// Whether loopback is relayed.
-    pub allow_loopback: bool,
+    /// Whether the policy judges loopback destinations; otherwise they are denied.
+    pub relay_loopback: bool,
     /// What it may reach.
     pub policy: Arc<CompiledPolicy>,
 }
@@ -37,7 +37,7 @@ impl Table {
         let state = |endpoint: &super::protocol::Endpoint| EndpointState {
             name: endpoint.name.as_str().into(),
             mode: endpoint.mode,
-            allow_loopback: endpoint.allow_loopback,
+            relay_loopback: endpoint.relay_loopback,
             policy: policies.get(&endpoint.policy).cloned().unwrap_or_default(),
         };
         Self {

@@ -43,13 +43,19 @@ impl DenyReason {
     }
 }
 
+/// Of 127.0.0.0/8 (RFC 1122 section 3.2.1.3).
+const LOOPBACK_PREFIX4: u8 = 8;
+/// Of ::1/128 (RFC 4291 section 2.5.3).
+const LOOPBACK_PREFIX6: u8 = 128;
+
 impl CompiledPolicy {
     /// A connection that names this host, to this port.
     pub fn decide_name(&self, name: &HostName, port: u16) -> Decision {
         decide(self.name_entries(name), port, DenyReason::HostNotAllowed)
     }
 
-    /// Opaque TCP to this address and port.
+    /// Opaque TCP to this address and port. Loopback is only meant by networks that lie within
+    /// it: `0.0.0.0/0` does not open the node's own services.
     pub fn decide_address(&self, address: IpAddr, port: u16) -> Decision {
         let address = address.to_canonical();
         decide(
@@ -73,9 +79,14 @@ impl CompiledPolicy {
     }
 
     fn address_entries(&self, address: IpAddr) -> impl Iterator<Item = &Entry> {
+        let least = match address {
+            IpAddr::V4(address) if address.is_loopback() => LOOPBACK_PREFIX4,
+            IpAddr::V6(address) if address.is_loopback() => LOOPBACK_PREFIX6,
+            IpAddr::V4(_) | IpAddr::V6(_) => 0,
+        };
         self.networks
             .iter()
-            .filter(move |table| table.ipv4 == address.is_ipv4())
+            .filter(move |table| table.ipv4 == address.is_ipv4() && table.prefix >= least)
             .filter_map(move |table| {
                 let network = IpNet::new(address, table.prefix).ok()?.network();
                 table.networks.get(&network)

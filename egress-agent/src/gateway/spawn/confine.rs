@@ -3,6 +3,7 @@
 
 use std::{fs, io, os::fd::RawFd};
 
+use nix::sys::signal::SigSet;
 use thiserror::Error;
 
 /// `_LINUX_CAPABILITY_VERSION_3` (linux/capability.h).
@@ -33,13 +34,15 @@ fn check(result: libc::c_int) -> io::Result<()> {
 }
 
 impl Confinement {
-    /// In the child: cgroup, session, limits, bounding set, groups, ids, capabilities,
+    /// In the child: cgroup, signals, session, limits, bounding set, groups, ids, capabilities,
     /// `no_new_privs`, death with the parent, descriptors. Async-signal-safe.
     ///
     /// # Errors
     /// The first step that fails; the child must then not go on.
     pub fn apply(&self) -> io::Result<()> {
         self.enter_cgroup()?;
+        // Whatever the parent reads by descriptor.
+        SigSet::empty().thread_set_mask()?;
         // SAFETY: takes no pointer.
         if unsafe { libc::setsid() } < 0 {
             return Err(io::Error::last_os_error());

@@ -76,6 +76,31 @@ fn addresses() {
 }
 
 #[test]
+fn loopback_is_meant_only_by_what_lies_within_it() {
+    let loopback = "127.0.0.1".parse().unwrap();
+    for (networks, allowed) in [
+        (&["0.0.0.0/0", "::/0", "126.0.0.0/7"][..], false),
+        (&["127.0.0.0/8"], true),
+        (&["127.0.0.1:5432"], true),
+    ] {
+        let decision = compiled(networks).decide_address(loopback, 5432);
+        assert_eq!(
+            matches!(decision, Decision::Allow { .. }),
+            allowed,
+            "{networks:?}"
+        );
+    }
+    for (network, allowed) in [("::/0", false), ("::/127", false), ("::1", true)] {
+        let decision = compiled(&[network]).decide_address("::1".parse().unwrap(), 5432);
+        assert_eq!(
+            matches!(decision, Decision::Allow { .. }),
+            allowed,
+            "{network}"
+        );
+    }
+}
+
+#[test]
 fn an_empty_policy_allows_nothing() {
     let policy = CompiledPolicy::default();
     assert!(!policy.allows_name(&name("a.test")));

@@ -1,0 +1,172 @@
+//! `egress-agent exec`: holds one command to a list of hosts.
+
+use std::{
+    ffi::OsString,
+    io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+    thread,
+};
+
+use anyhow::Context;
+use clap::Args;
+use ipnet::IpNet;
+use tokio::sync::mpsc;
+
+use crate::{
+    app::exec::{Request, exec},
+    cli::run::on_this_thread,
+    exec::{
+        protocol::AGENT_FAILED,
+        signals::{Arrived, Signals},
+    },
+    policy::{
+        flag::{allow_cidr, allow_host, parse_network},
+        rule::Rule,
+    },
+};
+
+/// Where a resolver listens (RFC 1035 section 4.2).
+const DNS_PORT: u16 = 53;
+
+/// Holds one command, and all that it starts, to a list of hosts.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: the command's own; 125 where the agent failed, 126 where the command cannot be
+executed, 127 where there is none.
+
+Examples:
+  sudo egress-agent exec --allow '*.example.com' -- ./build.sh
+  sudo egress-agent exec --allow repo.test:8443 --allow-cidr 192.0.2.7:5432 -- make test
+  sudo egress-agent exec --audit --records seen.jsonl -- npm install")]
+pub struct ExecArgs {
+    /// A host that TLS may go to, by its server name: `repo.test`, `*.cdn.test`, `repo.test:8443`.
+    /// Port 443 where none is written. May be given again.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub allow: Vec<String>,
+    /// A network that any TCP may go to: `192.0.2.7:5432`, `198.51.100.0/24`, `[2001:db8::/32]:22`.
+    /// Every port where none is written. May be given again.
+    #[arg(long, value_name = "NET[:PORT]")]
+    pub allow_cidr: Vec<String>,
+    /// A policy file, whose selectors do not matter here. May be given again.
+    #[arg(long, value_name = "FILE")]
+    pub policy: Vec<PathBuf>,
+    /// Let everything pass, and record what would be denied. The command has the node's network.
+    #[arg(long)]
+    pub audit: bool,
+    /// Let the command reach what listens on this machine's loopback.
+    #[arg(long)]
+    pub allow_loopback: bool,
+    /// Run the command as this user instead of the one who called.
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Where names are looked up, instead of the name servers of /etc/resolv.conf. May be given
+    /// again.
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub resolver: Vec<String>,
+    /// A network that an allowed name may lead to although it is not public: `10.0.0.0/8`. May be
+    /// given again.
+    #[arg(long, value_name = "NET")]
+    pub permit_answer: Vec<String>,
+    /// Add records to this file, a JSON object a line.
+    #[arg(long, value_name = "FILE")]
+    pub records: Option<PathBuf>,
+    /// Print no summary at the end.
+    #[arg(long)]
+    pub quiet: bool,
+    /// The command and its arguments.
+    #[arg(required = true, last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// Runs the command. What goes wrong before it is said here.
+pub fn run(args: ExecArgs) -> ExitCode {
+    let foreground = Foreground::of_terminal();
+    let ended = start(args);
+    foreground.take_back();
+    ended.map_or_else(
+        |error| {
+            eprintln!("egress-agent: {error:#}");
+            AGENT_FAILED.into()
+        },
+        ExitCode::from,
+    )
+}
+
+fn start(args: ExecArgs) -> anyhow::Result<u8> {
+    let request = request(args)?;
+    // Before there is another thread, which would have them unblocked.
+    let signals = Signals::block(&[]).context("cannot block signals")?;
+    let (sender, arrived) = mpsc::unbounded_channel();
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || forward(&signals, &sender))
+        .context("cannot start a thread")?;
+    on_this_thread(exec(request, arrived))
+}
+
+fn forward(signals: &Signals, to: &mpsc::UnboundedSender<Arrived>) {
+    while let Ok(arrived) = signals.next() {
+        if to.send(arrived).is_err() {
+            return;
+        }
+    }
+}
+
+fn request(args: ExecArgs) -> anyhow::Result<Request> {
+    let hosts = args.allow.iter().map(|value| allow_host(value));
+    let networks = args.allow_cidr.iter().map(|value| allow_cidr(value));
+    let rules: Result<Vec<Rule>, _> = hosts.chain(networks).collect();
+    let resolvers: anyhow::Result<_> = args.resolver.iter().map(|value| resolver(value)).collect();
+    let answers: anyhow::Result<_> = args
+        .permit_answer
+        .iter()
+        .map(|value| permitted(value))
+        .collect();
+    Ok(Request {
+        rules: rules?,
+        policies: args.policy,
+        audit: args.audit,
+        allow_loopback: args.allow_loopback,
+        user: args.user,
+        resolvers: resolvers?,
+        permitted_answers: answers?,
+        records: args.records,
+        quiet: args.quiet,
+        command: args.command,
+    })
+}
+
+fn resolver(value: &str) -> anyhow::Result<SocketAddr> {
+    let with_port = value.parse::<SocketAddr>();
+    let alone = || value.parse::<IpAddr>().map(|ip| (ip, DNS_PORT).into());
+    with_port.or_else(|_no_port| alone()).with_context(|| {
+        format!(
+            "--resolver {value}: no address; write 192.0.2.53, 192.0.2.53:5353 or [2001:db8::53]:53"
+        )
+    })
+}
+
+fn permitted(value: &str) -> anyhow::Result<IpNet> {
+    parse_network(value)
+        .with_context(|| format!("--permit-answer {value}: no network; write 10.0.0.0/8"))
+}
+
+/// Whether this process group is the terminal's foreground one. A shell that is the command makes
+/// its own the foreground one, and cannot give it back from its namespace.
+struct Foreground(bool);
+
+impl Foreground {
+    fn of_terminal() -> Self {
+        let terminal = rustix::termios::tcgetpgrp(io::stdin());
+        Self(terminal.is_ok_and(|group| group == rustix::process::getpgrp()))
+    }
+
+    fn take_back(&self) {
+        if self.0 {
+            // The terminal may have gone.
+            rustix::termios::tcsetpgrp(io::stdin(), rustix::process::getpgrp()).ok();
+        }
+    }
+}
