@@ -36,3 +36,14 @@ pub enum Command {
     #[command(hide = true)]
     Init(init::InitArgs),
 }
+
+/// An error in one line, with what it came from; what a message says already is not said again.
+pub fn in_one_line(error: &anyhow::Error) -> String {
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
+}

@@ -1,7 +1,7 @@
 //! The egress-agent binary.
 
 use clap::Parser;
-use egress_agent::cli::{Cli, Command, doctor, exec, gateway, init, run};
+use egress_agent::cli::{Cli, Command, doctor, exec, gateway, in_one_line, init, run};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         Command::Init(args) => init::run(&args),
     };
     done.unwrap_or_else(|error| {
-        eprintln!("egress-agent: {error:#}");
+        eprintln!("egress-agent: {}", in_one_line(&error));
         ExitCode::FAILURE
     })
 }

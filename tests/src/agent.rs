@@ -222,7 +222,7 @@ pub fn run(world: &World, arguments: &[&str]) -> Result<Finished> {
 }
 
 /// The agent's binary, on the node, in a cgroup of the world's.
-fn command(world: &World) -> Result<Command> {
+pub fn command(world: &World) -> Result<Command> {
     let cgroup = world
         .cgroup()
         .child("system/egress-agent")?

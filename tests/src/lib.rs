@@ -10,6 +10,7 @@
 pub mod agent;
 pub mod capture;
 pub mod cgroup;
+pub mod exec;
 pub mod internet;
 pub mod namespace;
 pub mod owner;

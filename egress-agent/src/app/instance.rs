@@ -344,13 +344,9 @@ pub async fn remove(
             removed.push(format!("address {address} on lo"));
         }
     }
-    let own = cgroup_of(name)?;
-    let below = ["command", "gateway"].map(|name| own.join(name));
-    for folder in below.into_iter().chain([own.clone()]) {
-        let was_there = remove_cgroup(&folder).await?;
-        if was_there && folder == own {
-            removed.push(format!("cgroup {}", folder.display()));
-        }
+    let folder = cgroup_of(name)?;
+    if remove_cgroup(&folder).await? {
+        removed.push(format!("cgroup {}", folder.display()));
     }
     // Shared with other instances; it goes with the last one.
     drop(fs::remove_dir(cgroup::root()?.join("egress-agent")));
@@ -358,7 +354,7 @@ pub async fn remove(
 }
 
 /// Ends whoever is still in the cgroup, a gateway whose agent was killed for instance, and removes
-/// it. The kernel takes a moment to let go of what has ended.
+/// it with all below. The kernel takes a moment to let go of what has ended.
 async fn remove_cgroup(folder: &Path) -> Result<bool, InstanceError> {
     const TRIES: u32 = 100;
     // Absent before Linux 5.14; then there is nobody to be ended but a dying gateway.
@@ -366,7 +362,7 @@ async fn remove_cgroup(folder: &Path) -> Result<bool, InstanceError> {
     let mut tries = 0;
     loop {
         tries += 1;
-        match fs::remove_dir(folder) {
+        match remove_folders(folder) {
             Ok(()) => return Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy && tries < TRIES => {
@@ -380,6 +376,17 @@ async fn remove_cgroup(folder: &Path) -> Result<bool, InstanceError> {
             }
         }
     }
+}
+
+/// The files of a cgroup go with it.
+fn remove_folders(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_folders(&entry.path())?;
+        }
+    }
+    fs::remove_dir(folder)
 }
 
 async fn start_gateway(

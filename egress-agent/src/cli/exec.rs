@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     app::exec::{Request, exec},
-    cli::run::on_this_thread,
+    cli::{in_one_line, run::on_this_thread},
     exec::{
         protocol::AGENT_FAILED,
         signals::{Arrived, Signals},
@@ -87,7 +87,7 @@ pub fn run(args: ExecArgs) -> ExitCode {
     foreground.take_back();
     ended.map_or_else(
         |error| {
-            eprintln!("egress-agent: {error:#}");
+            eprintln!("egress-agent: {}", in_one_line(&error));
             AGENT_FAILED.into()
         },
         ExitCode::from,

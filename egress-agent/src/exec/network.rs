@@ -81,9 +81,14 @@ pub async fn remove(slot: Slot) -> Result<bool, NetworkError> {
     let Ok(index) = index_of(&node, &slot.link()).await else {
         return Ok(false);
     };
-    let deleted = node.link().del(index).execute().await;
-    deleted.map_err(failed("removing the veth"))?;
-    Ok(true)
+    match node.link().del(index).execute().await {
+        // Its other side's namespace has ended in between, and taken it along.
+        Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => Ok(true),
+        deleted => {
+            deleted.map_err(failed("removing the veth"))?;
+            Ok(true)
+        }
+    }
 }
 
 async fn wire(
