@@ -11,6 +11,7 @@ use egress_common::{
     address::Address,
     attempt::{Attempt, TCP, UDP},
     event::KIND_DROPPED,
+    maps::Config,
     origin::{ORIGIN_LEVEL, ORIGIN_OF_CONNECTION, ORIGIN_OF_DATAGRAM, Origin, OriginQuery},
     packet::parse_ip,
     process::Process,
@@ -81,24 +82,12 @@ pub(crate) fn passes(ctx: &SkBuffContext) -> bool {
         return false;
     };
     let mut attempt = Attempt::call(Layer::Gateway, 0, Address::UNSPECIFIED, 0);
-    if parse_ip(&skb, 0, &mut attempt).is_err() {
-        // Nothing that opens a connection or carries a query; the stack judges it.
+    let is_read = parse_ip(&skb, 0, &mut attempt).is_ok();
+    if !config.gateway.is_at(&attempt.destination) {
         return true;
     }
-    let to_service = config.gateway.is_at(&attempt.destination)
-        && (attempt.destination_port == config.gateway.port
-            || attempt.destination_port == config.gateway.dns_port);
-    if !to_service || (attempt.protocol == TCP && !attempt.opens()) {
-        return true;
-    }
-    // SAFETY: no pointers.
-    let now = unsafe { bpf_ktime_get_ns() };
-    let known = maps::origin(&query(
-        attempt.source,
-        attempt.source_port,
-        attempt.protocol,
-    ))
-    .is_some_and(|origin| now.wrapping_sub(origin.published_ns) < DATAGRAM_NS);
+    // What cannot be read, the endpoints' hooks have denied already; the stack would take it.
+    let known = is_read && (!opens_service(&attempt, config) || is_published(&attempt));
     if !known {
         report::report(
             ctx,
@@ -111,6 +100,24 @@ pub(crate) fn passes(ctx: &SkBuffContext) -> bool {
         );
     }
     known
+}
+
+/// Whether a packet to the gateway's address opens a connection to a service, or is a datagram to
+/// its port.
+#[inline(always)]
+fn opens_service(attempt: &Attempt, config: &Config) -> bool {
+    let port = attempt.destination_port;
+    let is_service = port == config.gateway.port || port == config.gateway.dns_port;
+    is_service && (attempt.protocol != TCP || attempt.opens())
+}
+
+/// Whether the packet's origin was published just now.
+#[inline(always)]
+fn is_published(attempt: &Attempt) -> bool {
+    // SAFETY: no pointers.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let key = query(attempt.source, attempt.source_port, attempt.protocol);
+    maps::origin(&key).is_some_and(|origin| now.wrapping_sub(origin.published_ns) < DATAGRAM_NS)
 }
 
 /// `sock_ops` of the gateway's cgroup: before `accept` can return, the new socket gets its origin.
