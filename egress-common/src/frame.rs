@@ -186,10 +186,17 @@ fn check_ndp(
     let payload = u16::from_be_bytes([header[4], header[5]]);
     // The message, a link-layer address and a nonce (RFC 7527) of eight bytes each.
     let base = if kind == 133 { 8 } else { 24 };
-    if header[7] != 255 || code != 0 || payload < base || payload > base + 16 {
+    if header[7] != 255 || code != 0 || payload < base {
         return Err(DropReason::Ndp);
     }
-    if payload > base && !option_is_own(bytes, at + u32::from(base), link) {
+    let options = at + u32::from(base);
+    let are_own = match payload - base {
+        0 => true,
+        8 => option_is_own(bytes, options, link),
+        16 => option_is_own(bytes, options, link) && option_is_own(bytes, options + 8, link),
+        _ => false,
+    };
+    if !are_own {
         return Err(DropReason::Ndp);
     }
     let multicast = to[0] == 0x33 && to[1] == 0x33;
@@ -242,8 +249,8 @@ fn is_solicited_node(group: &[u8; 16], target: &[u8; 16]) -> bool {
     true
 }
 
-/// The first option, where it is a link-layer address (types 1 and 2), must name the endpoint's;
-/// a nonce (type 14) may stand there too.
+/// An option that is a link-layer address (types 1 and 2) must name the endpoint's; a nonce (type
+/// 14) may stand there too.
 #[inline(always)]
 fn option_is_own(bytes: &impl Bytes, at: u32, link: &Link) -> bool {
     match bytes.load::<8>(at) {
