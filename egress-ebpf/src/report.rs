@@ -82,7 +82,8 @@ fn note(ctx: *mut c_void, endpoint: u32, attempt: &Attempt, process: *const Proc
             // whoever restarts the window.
             unsafe {
                 if now.wrapping_sub((*window).started_ns) < WINDOW_NS {
-                    if (*window).layer == layer {
+                    // In Audit the other layers see again what the first one let pass.
+                    if kind != KIND_AUDIT || (*window).layer == layer {
                         maps::add(&raw mut (*window).attempts, 1);
                         maps::count(endpoint, reason);
                     }
