@@ -16,8 +16,8 @@ use aya::{Btf, Ebpf, EbpfLoader, include_bytes_aligned, programs::Program};
 use egress_common::maps::PINNED;
 use std::path::{Path, PathBuf};
 
-/// The BPF object, as `cargo xtask build-ebpf` made it.
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
+/// The BPF object, as `cargo xtask build-ebpf` made it: an ELF file, aligned for parsing in place.
+pub static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
 
 /// What can go wrong between the object and the kernel.
 #[derive(Debug, thiserror::Error)]

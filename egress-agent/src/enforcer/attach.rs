@@ -12,7 +12,7 @@ use std::{
 
 /// A program's name in the object, and its hook: enum bpf_attach_type in
 /// include/uapi/linux/bpf.h.
-pub(super) type Hook = (&'static str, u32);
+pub type Hook = (&'static str, u32);
 
 /// The programs on an endpoint's cgroup. What only remembers comes before what denies, so that
 /// nothing is denied for want of a memory.
@@ -38,6 +38,12 @@ const GATEWAY_HOOKS: &[Hook] = &[
 ];
 /// The programs on the host side of a link (TCX), which receives what the endpoint sends.
 pub(super) const LINK_HOOKS: &[Hook] = &[("egress_link_in", 47), ("egress_link_out", 46)];
+
+/// Every hook that there is to attach to: endpoints' cgroups, the gateway's, links.
+pub fn hooks() -> impl Iterator<Item = Hook> {
+    let all = [CGROUP_HOOKS, GATEWAY_HOOKS, LINK_HOOKS];
+    all.into_iter().flatten().copied()
+}
 
 /// A hook could not be had.
 #[derive(Debug, thiserror::Error)]

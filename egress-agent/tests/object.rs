@@ -1,0 +1,177 @@
+//! The BPF object's contents: these programs, these maps, and nothing else. What is new there needs
+//! a line here.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aya_obj::{Map, Object, generated::bpf_map_type};
+use egress_agent::enforcer::{OBJECT, attach};
+use egress_common::maps;
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SectionFlags, SymbolKind};
+
+/// Name, section, and the hook: enum bpf_attach_type in include/uapi/linux/bpf.h.
+const PROGRAMS: [(&str, &str, u32); 17] = [
+    ("egress_sock_create", "cgroup/sock_create", 2),
+    ("egress_connect4", "cgroup/connect4", 10),
+    ("egress_connect6", "cgroup/connect6", 11),
+    ("egress_sendmsg4", "cgroup/sendmsg4", 14),
+    ("egress_sendmsg6", "cgroup/sendmsg6", 15),
+    ("egress_recvmsg4", "cgroup/recvmsg4", 19),
+    ("egress_recvmsg6", "cgroup/recvmsg6", 20),
+    ("egress_getpeername4", "cgroup/getpeername4", 29),
+    ("egress_getpeername6", "cgroup/getpeername6", 30),
+    ("egress_skb_egress", "cgroup_skb/egress", 1),
+    ("egress_skb_ingress", "cgroup_skb/ingress", 0),
+    ("egress_link_out", "classifier", 46),
+    ("egress_link_in", "classifier", 47),
+    ("gateway_skb_ingress", "cgroup_skb/ingress", 0),
+    ("gateway_sock_ops", "sockops", 3),
+    ("gateway_getsockopt", "cgroup/getsockopt", 21),
+    ("gateway_setsockopt", "cgroup/setsockopt", 22),
+];
+
+/// Sections that the kernel gets besides the programs': functions that these call, the maps in
+/// both styles, the licence. Data sections would be maps.
+const OTHER_SECTIONS: [&str; 4] = [".text", ".maps", "maps", "license"];
+
+/// What a map is made of: type, bytes of a key, bytes of a value, entries.
+type Shape = (bpf_map_type, u32, u32, u32);
+
+/// The perf event array gets an entry per CPU at load; socket storage has no bound of its own.
+const MAPS: [(&str, Shape); 15] = {
+    use bpf_map_type::{
+        BPF_MAP_TYPE_ARRAY as ARRAY, BPF_MAP_TYPE_HASH as HASH, BPF_MAP_TYPE_LPM_TRIE as LPM_TRIE,
+        BPF_MAP_TYPE_LRU_HASH as LRU_HASH, BPF_MAP_TYPE_PERCPU_ARRAY as PER_CPU_ARRAY,
+        BPF_MAP_TYPE_PERF_EVENT_ARRAY as PERF_EVENT_ARRAY, BPF_MAP_TYPE_SK_STORAGE as SK_STORAGE,
+    };
+    [
+        ("CONFIG", (ARRAY, 4, 48, 1)),
+        ("ENDPOINTS", (ARRAY, 4, 16, 1_024)),
+        ("CGROUPS", (HASH, 8, 4, 4_096)),
+        ("LINKS", (HASH, 4, 16, 1_024)),
+        ("ADDRESSES", (HASH, 20, 1, 16_384)),
+        ("DIRECT_HOSTS", (HASH, 24, 1, 65_536)),
+        ("DIRECT_NETWORKS", (LPM_TRIE, 28, 1, 65_536)),
+        ("NETWORKS", (LPM_TRIE, 20, 1, 4_096)),
+        ("FLOWS", (LRU_HASH, 28, 8, 65_536)),
+        ("ORIGINS", (LRU_HASH, 20, 72, 65_536)),
+        ("SOCKETS", (SK_STORAGE, 4, 64, 0)),
+        ("ACCEPTED", (SK_STORAGE, 4, 72, 0)),
+        ("COUNTERS", (PER_CPU_ARRAY, 4, 8, 65_536)),
+        ("REPORTS", (LRU_HASH, 24, 24, 16_384)),
+        ("EVENTS", (PERF_EVENT_ARRAY, 4, 4, 0)),
+    ]
+};
+
+/// Bytes of keys and values that all maps hold together when they are full, counting one CPU: what
+/// an agent costs a node at worst, without the kernel's own overhead per entry.
+const MEMORY_BUDGET: u64 = 16 << 20;
+
+fn elf() -> object::File<'static> {
+    object::File::parse(OBJECT).unwrap()
+}
+
+fn object() -> Object {
+    Object::parse(OBJECT).unwrap()
+}
+
+fn shape(map: &Map) -> Shape {
+    let kind = bpf_map_type::try_from(map.map_type()).ok();
+    let kind = kind.expect("a map type that the loader knows");
+    (kind, map.key_size(), map.value_size(), map.max_entries())
+}
+
+/// Every function outside `.text` is a program, whether or not a loader knows its kind.
+#[test]
+fn these_programs() {
+    let elf = elf();
+    let found: BTreeSet<_> = elf
+        .symbols()
+        .filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_definition())
+        .filter_map(|symbol| {
+            let section = elf.section_by_index(symbol.section_index()?).unwrap();
+            Some((symbol.name().unwrap(), section.name().unwrap()))
+        })
+        .filter(|(_, section)| *section != ".text")
+        .collect();
+    let wanted = PROGRAMS.map(|(name, section, _)| (name, section));
+    assert_eq!(found, BTreeSet::from(wanted));
+}
+
+#[test]
+fn the_loader_sees_every_program() {
+    let object = object();
+    let found: BTreeSet<_> = object.programs.keys().map(String::as_str).collect();
+    assert_eq!(found, PROGRAMS.map(|(name, ..)| name).into());
+}
+
+#[test]
+fn every_program_has_its_hook() {
+    let wanted = PROGRAMS.map(|(name, _, hook)| (name, hook));
+    let hooks: Vec<_> = attach::hooks().collect();
+    assert_eq!(hooks.len(), PROGRAMS.len(), "one hook twice: {hooks:?}");
+    assert_eq!(BTreeSet::from_iter(hooks), wanted.into());
+}
+
+#[test]
+fn these_maps() {
+    let object = object();
+    let found: BTreeMap<_, _> = object
+        .maps
+        .iter()
+        .map(|(name, map)| (name.as_str(), shape(map)))
+        .collect();
+    for (name, wanted) in MAPS {
+        assert_eq!(found.get(name), Some(&wanted), "{name}");
+    }
+    let names: BTreeSet<_> = found.into_keys().collect();
+    assert_eq!(names, MAPS.map(|(name, _)| name).into());
+}
+
+#[test]
+fn every_map_is_pinned() {
+    let pinned: BTreeSet<_> = maps::PINNED.iter().copied().collect();
+    assert_eq!(pinned, MAPS.map(|(name, _)| name).into());
+}
+
+#[test]
+fn full_maps_stay_in_the_budget() {
+    let object = object();
+    let bytes =
+        |map: &Map| u64::from(map.max_entries()) * u64::from(map.key_size() + map.value_size());
+    let all: u64 = object.maps.values().map(bytes).sum();
+    assert!(all <= MEMORY_BUDGET, "{all} bytes of {MEMORY_BUDGET}");
+}
+
+#[test]
+fn the_kernel_gets_nothing_else() {
+    /// SHF_ALLOC (the System V ABI): what is part of the image.
+    const ALLOC: u64 = 2;
+    let elf = elf();
+    let is_part = |flags| matches!(flags, SectionFlags::Elf { sh_flags } if sh_flags & ALLOC != 0);
+    let found: BTreeSet<_> = elf
+        .sections()
+        .filter(|section| is_part(section.flags()))
+        .map(|section| section.name().unwrap())
+        .collect();
+    let programs = PROGRAMS.iter().map(|(_, section, _)| *section);
+    assert_eq!(found, programs.chain(OTHER_SECTIONS).collect());
+}
+
+/// The kernel hands helpers such as `bpf_sk_storage_get` to GPL-compatible programs alone, and
+/// knows this text as one of those (license_is_gpl_compatible in include/linux/license.h).
+#[test]
+fn the_licence_is_compatible_with_the_gpl() {
+    let object = object();
+    assert_eq!(object.license.as_c_str(), c"Dual MIT/GPL");
+    for (name, program) in &object.programs {
+        assert_eq!(program.license, object.license, "{name}");
+    }
+}
+
+#[test]
+fn type_information_is_there() {
+    let object = object();
+    assert!(object.btf.is_some(), "no .BTF: socket storage needs it");
+    assert!(object.btf_ext.is_some(), "no .BTF.ext");
+}
