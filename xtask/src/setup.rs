@@ -31,7 +31,7 @@ struct Tool {
     needs: Needs,
 }
 
-const TOOLS: [Tool; 14] = [
+const TOOLS: [Tool; 15] = [
     tool("cc", "gcc", Needs::Build),
     tool("ip", "iproute2", Needs::Demo),
     tool("tc", "iproute2", Needs::Demo),
@@ -46,6 +46,7 @@ const TOOLS: [Tool; 14] = [
     tool("ps", "procps", Needs::Test),
     tool("iodine", "iodine", Needs::Test),
     tool("dns2tcpc", "dns2tcp", Needs::Test),
+    tool("tmux", "tmux", Needs::Test),
 ];
 
 /// The distribution's way to build for BPF (Debian 12).
