@@ -11,6 +11,7 @@ pub mod agent;
 pub mod capture;
 pub mod cgroup;
 pub mod exec;
+pub mod host_pod;
 pub mod internet;
 pub mod namespace;
 pub mod owner;

@@ -3,7 +3,7 @@
 
 use std::{
     ffi::{CString, OsStr},
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::{
@@ -142,23 +142,11 @@ impl Pod {
     }
 
     fn confine(&self, command: &mut Command) -> Result<()> {
-        let join = self.container.join("cgroup.procs");
-        let join = OpenOptions::new()
-            .write(true)
-            .open(&join)
-            .with_context(|| format!("could not open {}", join.display()))?;
-        let mounts = [
+        let mounts = vec![
             bind(&self.resolv_conf, "/etc/resolv.conf")?,
             bind(&self.hosts, "/etc/hosts")?,
         ];
-        // SAFETY: write(2), unshare(2) and mount(2) alone, on what was made before the fork.
-        unsafe {
-            command.pre_exec(move || {
-                let written = libc::write(join.as_raw_fd(), c"0".as_ptr().cast(), 1);
-                succeeded(written == 1)?;
-                private_mounts(&mounts)
-            });
-        }
+        Inside::new(&self.container, mounts)?.confine(command);
         self.namespace.confine(command);
         Ok(())
     }
@@ -208,8 +196,36 @@ fn hostname() -> Result<String> {
     Ok(name.trim().to_owned())
 }
 
+/// What a container's process is in beside its network namespace: a cgroup, and mounts of its own.
+pub(crate) struct Inside {
+    join: File,
+    mounts: Vec<(CString, CString)>,
+}
+
+impl Inside {
+    pub(crate) fn new(cgroup: &Path, mounts: Vec<(CString, CString)>) -> Result<Self> {
+        let procs = cgroup.join("cgroup.procs");
+        let join = OpenOptions::new()
+            .write(true)
+            .open(&procs)
+            .with_context(|| format!("could not open {}", procs.display()))?;
+        Ok(Self { join, mounts })
+    }
+
+    pub(crate) fn confine(self, command: &mut Command) {
+        // SAFETY: write(2), unshare(2) and mount(2) alone, on what was made before the fork.
+        unsafe {
+            command.pre_exec(move || {
+                let written = libc::write(self.join.as_raw_fd(), c"0".as_ptr().cast(), 1);
+                succeeded(written == 1)?;
+                private_mounts(&self.mounts)
+            });
+        }
+    }
+}
+
 /// A file and what it is mounted over.
-fn bind(file: &Path, over: &str) -> Result<(CString, CString)> {
+pub(crate) fn bind(file: &Path, over: &str) -> Result<(CString, CString)> {
     let file = CString::new(file.as_os_str().as_bytes()).context("a path holds no NUL")?;
     Ok((file, CString::new(over).context("a path holds no NUL")?))
 }

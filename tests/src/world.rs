@@ -21,6 +21,7 @@ use anyhow::Result;
 use crate::{
     capture::Capture,
     cgroup::Cgroup,
+    host_pod::HostPod,
     internet::Internet,
     namespace::Namespace,
     owner,
@@ -87,6 +88,15 @@ impl World {
     pub fn pod(&self, name: &str) -> Result<Pod> {
         let number = self.next_pod.fetch_add(1, Ordering::Relaxed);
         Pod::new(self, name, number)
+    }
+
+    /// A pod with `hostNetwork`, of this service account.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn host_pod(&self, name: &str, account: &str) -> Result<HostPod<'_>> {
+        let number = self.next_pod.fetch_add(1, Ordering::Relaxed);
+        HostPod::new(self, name, account, number)
     }
 
     /// A capture on the far side, from now on.

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, path::Path};
 
-use crate::{internet::RESOLVER4, pod::Pod, world::World};
+use crate::{host_pod::HostPod, internet::RESOLVER4, pod::Pod, world::World};
 
 /// What a verdict of deny does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct Config {
     pub policy: String,
     /// Of every endpoint.
     pub mode: Mode,
+    /// Endpoints beside those with a link, as the file has them.
+    pub others: String,
 }
 
 impl Default for Config {
@@ -28,6 +30,7 @@ impl Default for Config {
         Self {
             policy: Self::policy(&["allowed.test", "repo.test", "*.cdn.test"]),
             mode: Mode::Enforce,
+            others: String::new(),
         }
     }
 }
@@ -60,6 +63,26 @@ impl Config {
         self
     }
 
+    /// With one more endpoint, which has no link.
+    #[must_use]
+    pub fn and_host_pod(mut self, pod: &HostPod<'_>) -> Self {
+        let (namespace, _) = pod.name.split_once('/').unwrap_or(("shop", &pod.name));
+        write!(
+            self.others,
+            "\x20 - name: {}\n\
+             \x20   namespace: {namespace}\n\
+             \x20   serviceAccount: {}\n\
+             \x20   cgroup: {}\n\
+             \x20   mode: {:?}\n",
+            pod.name,
+            pod.account,
+            pod.cgroup.display(),
+            self.mode,
+        )
+        .expect("writing to a String cannot fail");
+        self
+    }
+
     pub(super) fn text(&self, world: &World, pods: &[&Pod], records: &Path) -> String {
         let mut text = format!(
             "instance: {}\n\
@@ -81,6 +104,7 @@ impl Config {
         for pod in pods {
             self.endpoint(&mut text, pod);
         }
+        text.push_str(&self.others);
         text
     }
 
