@@ -547,6 +547,32 @@ fn a_neighbours_port_does_not_give_its_identity() -> Result<()> {
 }
 
 #[test]
+fn one_report_counts_what_different_layers_drop() -> Result<()> {
+    let scene = Scene::new()?;
+    let next_hop = scene.world.node.hardware_address(&scene.pod.interface)?;
+    let mut agent = scene.enforce(&Config::default())?;
+    let frame = [
+        "frame",
+        "eth0",
+        &next_hop,
+        "10.1.1.5",
+        "198.51.100.7",
+        "4000",
+    ];
+    let attacks: [&[&str]; 3] = [
+        &["udp", "198.51.100.7:4000", "x"],
+        &["udp-connected", "198.51.100.7:4000", "x"],
+        &frame,
+    ];
+    for attack in attacks.iter().cycle().take(9) {
+        scene.pod.attack(attack)?;
+    }
+    scene.expect_nothing(nowhere4(7))?;
+    agent.stop()?;
+    scene::expect_count(&agent, nowhere4(7), 9)
+}
+
+#[test]
 fn in_audit_everything_passes_and_is_reported() -> Result<()> {
     let scene = Scene::new()?;
     let agent = scene.enforce(&Config::default().audit())?;
