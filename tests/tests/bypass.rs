@@ -493,6 +493,31 @@ fn the_gateway_is_no_relay_for_a_host_of_the_lan() -> Result<()> {
 }
 
 #[test]
+fn a_host_of_the_lan_does_not_get_in_by_ip_options() -> Result<()> {
+    let scene = Scene::new()?;
+    let agent = scene.enforce(&Config::default())?;
+    let lan = scene.world.lan_host();
+    lan.ip("route add 169.254.64.1/32 via 192.0.2.2\nroute add fd65:6772:6573::1/128 via 2001:db8::2\n")?;
+    // IP_OPTIONS with three no-operations (RFC 791); IPV6_DSTOPTS with a PadN (RFC 8200).
+    let script = "import socket\n\
+                  for family, to, level, option, value in (\
+                  (socket.AF_INET, '169.254.64.1', 0, 4, b'\\1\\1\\1\\0'), \
+                  (socket.AF_INET6, 'fd65:6772:6573::1', 41, 59, b'\\0\\0\\1\\4\\0\\0\\0\\0')):\n\
+                  \x20   s = socket.socket(family); s.settimeout(1.5)\n\
+                  \x20   s.setsockopt(level, option, value)\n\
+                  \x20   try: s.connect((to, 15001)); print('reached', to)\n\
+                  \x20   except TimeoutError: print('dropped')";
+    let made = process::finish(lan.command("python3").args(["-c", script]), PATIENCE)?.ok()?;
+    ensure!(made == "dropped\ndropped\n", "{made}");
+    for gateway in ["169.254.64.1", "fd65:6772:6573::1"] {
+        let gateway: IpAddr = gateway.parse()?;
+        let report = agent.records.wait_for("a report", |r| r.is_to(gateway))?;
+        ensure!(report.reason() == "no_endpoint", "{report:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn the_gateway_is_no_relay_for_a_process_outside_every_endpoint() -> Result<()> {
     let scene = Scene::new()?;
     let other = scene.world.pod("shop/other")?;
