@@ -105,6 +105,21 @@ impl<'world> Agent<'world> {
         self.signal(libc::SIGHUP)
     }
 
+    /// Writes another configuration and has the agent read it, to the end: SIGHUP.
+    ///
+    /// # Errors
+    /// Where it is not running, or refuses.
+    pub fn reload_config(&self, text: &str) -> Result<()> {
+        let before = self.log()?.matches("reloaded").count();
+        fs::write(&self.config, text).context("could not write the configuration")?;
+        self.signal(libc::SIGHUP)?;
+        process::eventually("the new configuration", || {
+            let log = self.log()?;
+            ensure!(!log.contains("refused"), "{log}");
+            Ok((log.matches("reloaded").count() > before).then_some(()))
+        })
+    }
+
     /// SIGTERM, and waits for the end; what it pinned goes on enforcing.
     ///
     /// # Errors

@@ -176,6 +176,35 @@ fn a_pod_is_covered_from_its_first_packet() -> Result<()> {
     scene.expect_nothing(nowhere4(7))
 }
 
+#[test]
+fn an_endpoint_made_again_is_enforced_while_the_old_one_is_still_there() -> Result<()> {
+    let scene = Scene::new()?;
+    let new = scene.world.pod("shop/orders")?;
+    let host = scene.world.host_pod("shop/node-agent", "orders")?;
+    let new_host = scene.world.host_pod("shop/node-agent", "orders")?;
+    let agent = scene.enforce(&Config::default().and_host_pod(&host))?;
+    let config = Config::default().and_host_pod(&new_host);
+    agent.reload_config(&Agent::configuration(&scene.world, &config, &[&new])?)?;
+    scene.capture.clear();
+    let next_hop = scene.world.node.hardware_address(&new.interface)?;
+    new.attack(&DATAGRAM)?;
+    new.attack(&[
+        "frame",
+        "eth0",
+        &next_hop,
+        "10.1.2.5",
+        "198.51.100.7",
+        "4000",
+    ])?;
+    new_host.attack(&DATAGRAM)?;
+    scene.expect_nothing(nowhere4(7))?;
+    // The old ones are not in the file any more.
+    for freed in [scene.pod.attack(&DATAGRAM)?, host.attack(&DATAGRAM)?] {
+        ensure!(freed.status.success(), "{}", freed.text());
+    }
+    Ok(())
+}
+
 fn pins(scene: &Scene) -> Vec<std::path::PathBuf> {
     scratch::pins(|name| name == scene.world.name())
 }

@@ -6,7 +6,8 @@ use aya::programs::{ProgramError, ProgramFd};
 use std::{
     fs::{self, File},
     io,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -100,9 +101,14 @@ impl Enforcer {
 
     /// Attaches the link programs to the host side of an endpoint's veth, ahead of all others.
     pub fn attach_link(&mut self, name: &str, interface: u32) -> Result<(), AttachError> {
-        let target = format!("interface {interface}");
+        let target = Target {
+            number: interface,
+            id: interface.into(),
+            flags: sys::BEFORE,
+            name: &format!("interface {interface}"),
+        };
         for hook in LINK_HOOKS {
-            self.attach(*hook, name, interface, sys::BEFORE, &target)?;
+            self.attach(*hook, name, &target)?;
         }
         Ok(())
     }
@@ -113,14 +119,24 @@ impl Enforcer {
         name: &str,
         cgroup: &Path,
     ) -> Result<(), AttachError> {
-        let folder = File::open(cgroup).map_err(|source| AttachError::Cgroup {
+        let open = || {
+            let folder = File::open(cgroup)?;
+            let id = folder.metadata()?.ino();
+            Ok((folder, id))
+        };
+        let (folder, id) = open().map_err(|source| AttachError::Cgroup {
             path: cgroup.to_owned(),
             source,
         })?;
-        let target = cgroup.display().to_string();
-        for hook in hooks {
+        let target = Target {
+            number: folder.as_raw_fd() as u32,
+            id,
             // A cgroup link needs no flags: it is one of several, and children cannot undo it.
-            self.attach(*hook, name, folder.as_raw_fd() as u32, 0, &target)?;
+            flags: 0,
+            name: &cgroup.display().to_string(),
+        };
+        for hook in hooks {
+            self.attach(*hook, name, &target)?;
         }
         Ok(())
     }
@@ -130,23 +146,21 @@ impl Enforcer {
         &mut self,
         (program, attach_type): Hook,
         name: &str,
-        target: u32,
-        flags: u32,
-        target_name: &str,
+        target: &Target<'_>,
     ) -> Result<(), AttachError> {
         let path = bpffs::link(&self.pins, &pin_name(name, program));
         let fd = self.program_fd(program)?;
-        let adopted = adopt(&path, &fd);
+        let adopted = adopt(&path, target.id, &fd);
         if adopted.map_err(pin_error(program, &path))? {
             return Ok(());
         }
-        let link = sys::link_create(fd.as_fd(), target, attach_type, flags);
+        let link = sys::link_create(fd.as_fd(), target.number, attach_type, target.flags);
         let link = link.map_err(|source| AttachError::Attach {
             program,
-            target: target_name.to_owned(),
+            target: target.name.to_owned(),
             source,
         })?;
-        sys::pin(link.as_fd(), &path).map_err(pin_error(program, &path))
+        pin(link.as_fd(), &path).map_err(pin_error(program, &path))
     }
 
     fn program_fd(&self, program: &'static str) -> Result<ProgramFd, AttachError> {
@@ -194,21 +208,45 @@ fn pin_error<'a>(program: &'static str, path: &'a Path) -> impl Fn(io::Error) ->
     }
 }
 
-/// Takes a pinned link over. False where there is none, or one whose cgroup or interface is gone
-/// and whose pin is removed therefore.
-fn adopt(path: &Path, program: &ProgramFd) -> io::Result<bool> {
+/// What a program is attached to.
+struct Target<'a> {
+    /// As the kernel takes it: a cgroup's descriptor, or an interface's index.
+    number: u32,
+    /// As the kernel tells it: a cgroup's id, or an interface's index.
+    id: u64,
+    flags: u32,
+    name: &'a str,
+}
+
+/// Pins a link, in the place of what is pinned there.
+fn pin(link: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push("~");
+    match fs::remove_file(&new) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    sys::pin(link, Path::new(&new))?;
+    fs::rename(&new, path)
+}
+
+/// Takes over the link that is pinned, if it is attached to this target. False where there is
+/// none, or one to a target that has gone or is another: an endpoint keeps its name when its
+/// cgroup and interface are made again.
+fn adopt(path: &Path, target: u64, program: &ProgramFd) -> io::Result<bool> {
     let link = match sys::get(path) {
         Ok(link) => link,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     };
+    if sys::target(link.as_fd())? != target {
+        return Ok(false);
+    }
     match sys::link_update(link.as_fd(), program.as_fd()) {
         Ok(()) => Ok(true),
         // The kernel's answer for a link whose target went away (kernel/bpf/cgroup.c, tcx.c).
-        Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
-            fs::remove_file(path)?;
-            Ok(false)
-        }
+        Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => Ok(false),
         Err(error) => Err(error),
     }
 }

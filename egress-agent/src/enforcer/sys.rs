@@ -1,5 +1,5 @@
 //! Raw `bpf(2)` calls for links. aya updates no cgroup link in place, and hands out no descriptor
-//! of the links of socket-option programs, so that they could not be pinned; by these four calls
+//! of the links of socket-option programs, so that they could not be pinned; by these five calls
 //! every hook is treated alike.
 
 use std::{
@@ -13,6 +13,7 @@ use std::{
 // enum bpf_cmd in include/uapi/linux/bpf.h.
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
@@ -44,6 +45,29 @@ struct Object {
     fd: u32,
     flags: u32,
 }
+
+#[repr(C)]
+struct Info {
+    fd: u32,
+    length: u32,
+    info: u64,
+}
+
+/// The beginning of struct bpf_link_info.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    reserved: u32,
+    target: u64,
+    hook: u64,
+}
+
+// enum bpf_link_type in include/uapi/linux/bpf.h.
+const LINK_CGROUP: u32 = 3;
+const LINK_TCX: u32 = 11;
 
 /// Attaches `program` to the cgroup's descriptor, or to the interface's index.
 pub(super) fn link_create(
@@ -95,6 +119,24 @@ pub(super) fn get(path: &Path) -> io::Result<OwnedFd> {
         flags: 0,
     };
     owned(bpf(BPF_OBJ_GET, &attributes)?)
+}
+
+/// Where a link is attached: the id of its cgroup, or the index of its interface. 0 where that has
+/// gone.
+pub(super) fn target(link: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut info = LinkInfo::default();
+    let attributes = Info {
+        fd: link.as_raw_fd() as u32,
+        length: size_of::<LinkInfo>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &attributes)?;
+    match info.kind {
+        LINK_CGROUP => Ok(info.target),
+        // Its index is the first half of the word, its hook the second.
+        LINK_TCX => Ok(u64::from(info.target as u32)),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
 }
 
 fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<i32> {
