@@ -65,6 +65,9 @@ pub enum EnforcerError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The agent's own network namespace.
+    #[error("the network namespace's cookie cannot be read: {0}; that needs Linux 5.14")]
+    Namespace(#[source] std::io::Error),
     /// More than the tables hold.
     #[error("{0}")]
     Full(String),

@@ -46,7 +46,7 @@ const MAPS: [(&str, Shape); 15] = {
     };
     [
         ("CONFIG", (ARRAY, 4, 48, 1)),
-        ("ENDPOINTS", (ARRAY, 4, 16, 1_024)),
+        ("ENDPOINTS", (ARRAY, 4, 32, 1_024)),
         ("CGROUPS", (HASH, 8, 4, 4_096)),
         ("LINKS", (HASH, 4, 16, 1_024)),
         ("ADDRESSES", (HASH, 20, 1, 16_384)),
@@ -55,7 +55,7 @@ const MAPS: [(&str, Shape); 15] = {
         ("NETWORKS", (LPM_TRIE, 20, 1, 4_096)),
         ("FLOWS", (LRU_HASH, 28, 8, 65_536)),
         ("ORIGINS", (LRU_HASH, 20, 72, 65_536)),
-        ("SOCKETS", (SK_STORAGE, 4, 64, 0)),
+        ("SOCKETS", (SK_STORAGE, 4, 80, 0)),
         ("ACCEPTED", (SK_STORAGE, 4, 72, 0)),
         ("COUNTERS", (PER_CPU_ARRAY, 4, 8, 65_536)),
         ("REPORTS", (LRU_HASH, 24, 24, 16_384)),

@@ -35,6 +35,12 @@ pub struct Endpoint {
     pub reserved: [u8; 2],
     /// The generation of the policy.
     pub generation: u32,
+    /// The id of its cgroup, which no other cgroup ever gets again; what is remembered for longer
+    /// than a packet names the endpoint by it.
+    pub cgroup: u64,
+    /// The cookie of the network namespace from which it may speak to the gateway, where it has
+    /// no link to tell by.
+    pub namespace: u64,
 }
 
 impl Endpoint {
@@ -46,6 +52,8 @@ impl Endpoint {
         flags: 0,
         reserved: [0; 2],
         generation: 0,
+        cgroup: 0,
+        namespace: 0,
     };
 
     /// Whether one of [`HAS_LINK`], [`PRIVATE_LOOPBACK`] or [`RELAY_LOOPBACK`] is set.
@@ -103,6 +111,6 @@ impl Gateway {
     }
 }
 
-const _: () = assert!(size_of::<Endpoint>() == 16);
+const _: () = assert!(size_of::<Endpoint>() == 32);
 const _: () = assert!(size_of::<Link>() == 16);
 const _: () = assert!(size_of::<Gateway>() == 40);

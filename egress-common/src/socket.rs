@@ -18,28 +18,32 @@ pub struct Socket {
     pub process: Process,
     /// The last destination that the application named.
     pub destination: Address,
-    /// The endpoint's id.
-    pub endpoint: u32,
+    /// The cgroup of its endpoint. Not the endpoint's id: the socket may outlive the agent that
+    /// gave that.
+    pub cgroup: u64,
+    /// The cookie of its network namespace.
+    pub namespace: u64,
     /// Host byte order.
     pub port: u16,
     /// [`NOT_REDIRECTED`], [`TO_PROXY`] or [`TO_RESOLVER`].
     pub redirected: u8,
     /// Zero.
-    pub reserved: u8,
+    pub reserved: [u8; 5],
 }
 
 impl Socket {
     /// A socket of which only the endpoint is known.
-    pub const fn of(endpoint: u32, process: Process) -> Self {
+    pub const fn of(cgroup: u64, namespace: u64, process: Process) -> Self {
         Self {
             process,
             destination: Address::UNSPECIFIED,
-            endpoint,
+            cgroup,
+            namespace,
             port: 0,
             redirected: NOT_REDIRECTED,
-            reserved: 0,
+            reserved: [0; 5],
         }
     }
 }
 
-const _: () = assert!(size_of::<Socket>() == 64);
+const _: () = assert!(size_of::<Socket>() == 80);

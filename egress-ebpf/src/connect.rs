@@ -89,18 +89,22 @@ fn refuse(
 }
 
 /// The endpoint, and the socket's storage. A socket older than the enforcement gets its storage
-/// here; the process that uses it now stands for its creator.
+/// here, as does one whose endpoint has gone; the process that uses it now stands for its creator.
 #[inline(always)]
 fn identify(ctx: &SockAddrContext) -> Option<(&'static Endpoint, &'static mut Socket)> {
     let sk = context::sock(ctx.sock_addr);
     // SAFETY: the context's own socket.
-    if let Some(socket) = unsafe { maps::socket(sk) } {
-        return Some((maps::endpoint(socket.endpoint)?, socket));
+    if let Some(socket) = unsafe { maps::socket(sk) }
+        && let Some(endpoint) = maps::endpoint_of_socket(socket)
+    {
+        return Some((endpoint, socket));
     }
     let endpoint = identify::current_endpoint()?;
-    let mut initial = Socket::of(endpoint.id, identify::current_process());
+    let process = identify::current_process();
+    let mut initial = identify::new_socket(ctx.as_ptr(), endpoint, process);
     // SAFETY: as above.
     let socket = unsafe { maps::socket_or(sk, &mut initial) }?;
+    socket.cgroup = endpoint.cgroup;
     Some((endpoint, socket))
 }
 

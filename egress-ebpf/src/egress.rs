@@ -26,10 +26,10 @@ const LOOPBACK_INTERFACE: u32 = 1;
 pub(crate) fn passes(ctx: &SkBuffContext) -> bool {
     let skb = Skb(ctx.skb.skb);
     let socket = identify::socket_of_packet(&skb);
-    let found = match &socket {
-        Some(socket) => maps::endpoint(socket.endpoint),
-        None => identify::endpoint_of_packet(&skb),
-    };
+    let found = socket
+        .as_ref()
+        .and_then(|socket| maps::endpoint_of_socket(socket))
+        .or_else(|| identify::endpoint_of_packet(&skb));
     let interface = skb.interface();
     let Some(endpoint) = found else {
         // Attached are endpoints' cgroups alone: whoever is not found there is not known.
@@ -51,6 +51,17 @@ pub(crate) fn passes(ctx: &SkBuffContext) -> bool {
     };
     match verdict {
         Verdict::Allow if endpoint.has(HAS_LINK) => true,
+        // In a namespace of one's own making one has any address, a neighbour's for instance.
+        Verdict::Allow
+            if gateway::publishes(&attempt, &config.gateway)
+                && !socket
+                    .as_ref()
+                    .is_some_and(|socket| socket.namespace == endpoint.namespace) =>
+        {
+            let process = socket.as_ref().map(|socket| &socket.process);
+            let reason = DropReason::SpoofedAddress;
+            report::deny(ctx, endpoint, &attempt, reason, process, interface)
+        }
         Verdict::Allow => {
             maps::count(endpoint.id, 0);
             gateway::publish(&attempt, endpoint.id, socket.as_deref())
@@ -72,7 +83,10 @@ pub(crate) fn note_inbound(ctx: &SkBuffContext) {
     let Some(endpoint) = identify::endpoint_of_packet(&skb) else {
         return;
     };
-    if !endpoint.has(HAS_LINK) {
+    // As for what is sent; but a listener older than the enforcement has no storage, and answers.
+    let elsewhere = identify::socket_of_packet(&skb)
+        .is_some_and(|socket| socket.namespace != endpoint.namespace);
+    if !endpoint.has(HAS_LINK) && !elsewhere {
         note_flow(&skb, 0, endpoint.id);
     }
 }

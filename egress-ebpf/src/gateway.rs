@@ -10,6 +10,7 @@ use aya_ebpf::{
 use egress_common::{
     address::Address,
     attempt::{Attempt, TCP, UDP},
+    endpoint::Gateway,
     event::KIND_DROPPED,
     maps::Config,
     origin::{ORIGIN_LEVEL, ORIGIN_OF_CONNECTION, ORIGIN_OF_DATAGRAM, Origin, OriginQuery},
@@ -30,7 +31,7 @@ pub(crate) fn publish(attempt: &Attempt, endpoint: u32, socket: Option<&Socket>)
     let Some(gateway) = maps::config().map(|config| &config.gateway) else {
         return false;
     };
-    if !attempt.opens() && attempt.protocol != UDP || !gateway.is_at(&attempt.destination) {
+    if !publishes(attempt, gateway) {
         return true;
     }
     let (process, destination, port) = match socket {
@@ -62,6 +63,12 @@ pub(crate) fn publish(attempt: &Attempt, endpoint: u32, socket: Option<&Socket>)
         &query(attempt.source, attempt.source_port, attempt.protocol),
         &origin,
     )
+}
+
+/// Whether the packet opens something with the gateway.
+#[inline(always)]
+pub(crate) fn publishes(attempt: &Attempt, gateway: &Gateway) -> bool {
+    (attempt.opens() || attempt.protocol == UDP) && gateway.is_at(&attempt.destination)
 }
 
 #[inline(always)]

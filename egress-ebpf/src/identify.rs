@@ -3,9 +3,10 @@
 use crate::{context::Skb, maps};
 use aya_ebpf::helpers::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_comm,
-    bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_ktime_get_boot_ns, bpf_sk_fullsock,
-    bpf_skb_ancestor_cgroup_id,
+    bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_get_netns_cookie, bpf_ktime_get_boot_ns,
+    bpf_sk_fullsock, bpf_skb_ancestor_cgroup_id,
 };
+use core::ffi::c_void;
 use egress_common::{endpoint::Endpoint, process::Process, socket::Socket};
 
 /// How deep below the root of the hierarchy an endpoint's cgroup may lie. The kubelet's lie at
@@ -59,6 +60,14 @@ pub(crate) fn socket_of_packet(skb: &Skb) -> Option<&'static mut Socket> {
     }
     // SAFETY: the packet's own socket; the helper gives null for request and time-wait sockets.
     unsafe { maps::socket(bpf_sk_fullsock(sk)) }
+}
+
+/// A new socket's storage. The context is that of `sock_create` or of a sock_addr hook.
+#[inline(always)]
+pub(crate) fn new_socket(ctx: *mut c_void, endpoint: &Endpoint, process: Process) -> Socket {
+    // SAFETY: the context is the program's own.
+    let namespace = unsafe { bpf_get_netns_cookie(ctx) };
+    Socket::of(endpoint.cgroup, namespace, process)
 }
 
 /// The current task, as the creator of a socket.

@@ -78,6 +78,12 @@ pub(crate) fn endpoint_of_cgroup(cgroup: u64) -> Option<u32> {
     unsafe { CGROUPS.get(&cgroup) }.copied()
 }
 
+/// The endpoint that the socket was made in, as long as its cgroup is one's.
+#[inline(always)]
+pub(crate) fn endpoint_of_socket(socket: &Socket) -> Option<&'static Endpoint> {
+    endpoint(endpoint_of_cgroup(socket.cgroup)?)
+}
+
 /// The link whose host side has this index.
 #[inline(always)]
 pub(crate) fn link(interface: u32) -> Option<&'static Link> {

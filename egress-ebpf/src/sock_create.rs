@@ -6,7 +6,6 @@ use egress_common::{
     address::Address,
     attempt::{Attempt, TCP, UDP},
     endpoint::HAS_LINK,
-    socket::Socket,
     verdict::{DropReason, Layer},
 };
 
@@ -25,8 +24,10 @@ pub(crate) fn passes(ctx: &SockContext) -> bool {
     // SAFETY: the context is valid for the whole program.
     let (kind, protocol) = unsafe { ((*ctx.sock).type_, (*ctx.sock).protocol) };
     // SAFETY: the context's own socket.
-    let stored =
-        unsafe { maps::socket_or(ctx.as_ptr().cast(), &mut Socket::of(endpoint.id, process)) };
+    let stored = unsafe {
+        let mut initial = identify::new_socket(ctx.as_ptr(), endpoint, process);
+        maps::socket_or(ctx.as_ptr().cast(), &mut initial)
+    };
     if endpoint.has(HAS_LINK) {
         return stored.is_some();
     }

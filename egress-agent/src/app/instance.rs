@@ -194,7 +194,7 @@ impl Instance {
         self.enforcer.set_networks(&plan.networks)?;
         self.enforcer.set_direct(&plan.direct())?;
         for state in &states {
-            if !self.names.contains_key(&state.id) {
+            if !self.names.contains_key(&state.id) && !self.enforcer.is_endpoint(state)? {
                 self.enforcer.clear_counters(state.id)?;
             }
             self.enforcer.set_endpoint(state)?;

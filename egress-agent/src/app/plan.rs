@@ -15,11 +15,15 @@ use crate::{
     },
 };
 use egress_common::{
-    endpoint::{HAS_LINK, MODE_AUDIT, MODE_ENFORCE, PRIVATE_LOOPBACK},
+    endpoint::{HAS_LINK, MAX_ENDPOINTS, MODE_AUDIT, MODE_ENFORCE, PRIVATE_LOOPBACK},
     maps::Class,
 };
 use ipnet::IpNet;
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 /// Ports of one direct entry that are written out one by one; more must be written as all.
 const MAX_PORTS: u32 = 1024;
@@ -107,7 +111,7 @@ impl Plan {
         let policies = load_files(&config.policies)?;
         let mut endpoints = Vec::new();
         for endpoint in &config.endpoints {
-            let id = ids.of(&endpoint.name);
+            let id = ids.of(&endpoint.name, &endpoint.cgroup);
             endpoints.push(plan_endpoint(endpoint, &policies, node, id, generation).await?);
         }
         let cluster = config.cluster_networks.iter();
@@ -159,19 +163,56 @@ impl Plan {
     }
 }
 
-/// The ids of names, for as long as the agent lives.
+/// The ids of names: those of an earlier agent, by cgroup, and new ones.
 #[derive(Debug, Default)]
-pub struct Ids(Vec<String>);
+pub struct Ids {
+    names: BTreeMap<String, u32>,
+    adopted: BTreeMap<u64, u32>,
+}
 
 impl Ids {
-    /// The id of a name, from 1.
-    pub fn of(&mut self, name: &str) -> u32 {
-        let found = self.0.iter().position(|known| known == name);
-        let index = found.unwrap_or_else(|| {
-            self.0.push(name.to_owned());
-            self.0.len() - 1
-        });
-        index as u32 + 1
+    /// With those that an earlier agent gave.
+    pub fn new(adopted: BTreeMap<u64, u32>) -> Self {
+        Self {
+            names: BTreeMap::new(),
+            adopted,
+        }
+    }
+
+    /// The id of an endpoint, from 1.
+    pub fn of(&mut self, name: &str, cgroup: &Path) -> u32 {
+        if let Some(id) = self.names.get(name) {
+            return *id;
+        }
+        // A cgroup that there is not gets its error where the endpoint is planned.
+        let cgroup = cgroup::identify(cgroup).map_or(0, |cgroup| cgroup.id);
+        let id = self
+            .adopted
+            .remove(&cgroup)
+            .unwrap_or_else(|| self.unused());
+        self.names.insert(name.to_owned(), id);
+        id
+    }
+
+    /// Forgets the names that are none of the plan's.
+    pub fn retain(&mut self, plan: &Plan) {
+        let names = plan.endpoints.iter();
+        let names: BTreeSet<&str> = names.map(|endpoint| endpoint.name.as_str()).collect();
+        self.names.retain(|name, _| names.contains(name.as_str()));
+        self.adopted.clear();
+    }
+
+    /// One beyond all, so that what has gone is confused with nobody; where there are no more, the
+    /// least that is free.
+    fn unused(&self) -> u32 {
+        let used = self.names.values().chain(self.adopted.values());
+        let used: BTreeSet<u32> = used.copied().collect();
+        let next = used.last().map_or(1, |last| last + 1);
+        let free = || (1..MAX_ENDPOINTS).find(|id| !used.contains(id));
+        match next < MAX_ENDPOINTS {
+            true => next,
+            false => free().unwrap_or(next),
+        }
     }
 }
 

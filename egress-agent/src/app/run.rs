@@ -7,7 +7,7 @@ use crate::{
         plan::{Ids, Plan},
     },
     config::{self, Config},
-    enforcer::{bpffs, node::Node},
+    enforcer::{bpffs, node::Node, state::pinned_ids},
     telemetry::{
         record::{Event, Posture, Record},
         sink::Sink,
@@ -32,7 +32,7 @@ pub async fn run(path: &Path) -> anyhow::Result<()> {
     let mut sink = open_sink(&config)?;
     let node = Node::open()?;
     let gateway = gateway_plan(&config);
-    let mut ids = Ids::default();
+    let mut ids = Ids::new(pinned_ids(&bpffs::instance(&config.instance))?);
     let mut plan = Plan::make(&config, &node, 1, &mut ids).await?;
     let adopted = bpffs::instance(&config.instance).exists();
     let started = Instance::start(&config.instance, &gateway, &plan, &node).await;
@@ -47,6 +47,7 @@ pub async fn run(path: &Path) -> anyhow::Result<()> {
             return Err(error.into());
         }
     };
+    ids.retain(&plan);
     sink.write(&posture("ready", &plan, adopted));
     eprintln!("ready: {} endpoints enforced", plan.endpoints.len());
 
@@ -115,6 +116,7 @@ async fn reload(
     }
     let plan = Plan::make(&config, node, generation, ids).await?;
     instance.apply(gateway, &plan).await?;
+    ids.retain(&plan);
     Ok(plan)
 }
 

@@ -29,6 +29,7 @@ fn not_loaded(error: &EnforcerError) -> Check {
         | EnforcerError::Attach(_)
         | EnforcerError::Map { .. }
         | EnforcerError::Perf { .. }
+        | EnforcerError::Namespace(_)
         | EnforcerError::Full(_) => with_sources(error),
     };
     Check::missing(

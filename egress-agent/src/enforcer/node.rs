@@ -17,6 +17,7 @@ use rtnetlink::{
 use std::{
     io,
     net::{IpAddr, Ipv6Addr},
+    os::fd::AsRawFd,
 };
 
 /// IFLA_TARGET_NETNSID (include/uapi/linux/if_link.h): ask about a link of another namespace.
@@ -176,6 +177,27 @@ impl Node {
         }
         Ok(there)
     }
+}
+
+/// The cookie of the agent's own network namespace, as BPF programs know it.
+pub(super) fn namespace() -> io::Result<u64> {
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into `cookie`, which is that large.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(cookie)
 }
 
 fn failed(what: &str) -> impl Fn(rtnetlink::Error) -> NodeError + use<'_> {

@@ -1,6 +1,6 @@
 //! What the maps hold: the instance's configuration, endpoints, links, networks, direct entries.
 
-use crate::enforcer::{Enforcer, EnforcerError, cgroup::CgroupId};
+use crate::enforcer::{Enforcer, EnforcerError, bpffs, cgroup::CgroupId, node};
 use aya::{
     Pod,
     maps::{Array, HashMap, LpmTrie, MapData, lpm_trie::Key},
@@ -11,7 +11,7 @@ use egress_common::{
     maps::{self, AddressKey, Class, Config, DirectKey, NEXT_HOP, OWN},
 };
 use ipnet::IpNet;
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 /// An endpoint as the maps shall hold it.
 #[derive(Debug, Clone)]
@@ -86,6 +86,8 @@ impl Enforcer {
             flags: state.flags,
             reserved: [0; 2],
             generation: state.generation,
+            cgroup: state.cgroup.id,
+            namespace: node::namespace().map_err(EnforcerError::Namespace)?,
         };
         let mut map: Array<&mut MapData, Endpoint> = self.map(maps::ENDPOINTS)?;
         map.set(state.id, endpoint, 0)
@@ -105,7 +107,14 @@ impl Enforcer {
         self.insert(maps::LINKS, link.interface, value)
     }
 
-    /// Forgets cgroups and links that are none of these endpoints'.
+    /// Whether the id is this endpoint's already, from an earlier agent for instance.
+    pub fn is_endpoint(&mut self, state: &EndpointState) -> Result<bool, EnforcerError> {
+        let map: Array<&mut MapData, Endpoint> = self.map(maps::ENDPOINTS)?;
+        let found = map.get(&state.id, 0).map_err(failed(maps::ENDPOINTS))?;
+        Ok(found.id == state.id && found.cgroup == state.cgroup.id)
+    }
+
+    /// Forgets endpoints, cgroups and links that are none of these endpoints'.
     pub fn retain_endpoints(&mut self, states: &[EndpointState]) -> Result<(), EnforcerError> {
         self.retain::<u64, u32>(maps::CGROUPS, |key| {
             states.iter().any(|state| state.cgroup.id == *key)
@@ -115,7 +124,16 @@ impl Enforcer {
         self.retain::<u32, Link>(maps::LINKS, |key| {
             let mut links = states.iter().filter_map(|state| state.link.as_ref());
             links.any(|link| link.interface == *key)
-        })
+        })?;
+        let mut map: Array<&mut MapData, Endpoint> = self.map(maps::ENDPOINTS)?;
+        for id in 1..MAX_ENDPOINTS {
+            let there = map.get(&id, 0).map_err(failed(maps::ENDPOINTS))?.id != 0;
+            if there && !states.iter().any(|state| state.id == id) {
+                map.set(id, Endpoint::NONE, 0)
+                    .map_err(failed(maps::ENDPOINTS))?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes what the node knows of networks, and forgets the rest.
@@ -213,6 +231,20 @@ impl Enforcer {
         }
         Ok(())
     }
+}
+
+/// The ids that an earlier agent gave, by cgroup. Whose cgroup stays keeps its id, so that nobody is
+/// taken for somebody else while one agent follows another.
+pub fn pinned_ids(pins: &Path) -> Result<BTreeMap<u64, u32>, EnforcerError> {
+    let pin = bpffs::map(pins, maps::CGROUPS);
+    if !pin.exists() {
+        return Ok(BTreeMap::new());
+    }
+    let failed = failed(maps::CGROUPS);
+    let map = MapData::from_pin(pin).map_err(&failed)?;
+    let map: HashMap<_, u64, u32> =
+        HashMap::try_from(aya::maps::Map::HashMap(map)).map_err(&failed)?;
+    map.iter().collect::<Result<_, _>>().map_err(failed)
 }
 
 /// The endpoint's addresses and its next hop's.
