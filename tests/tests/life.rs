@@ -205,6 +205,41 @@ fn an_endpoint_made_again_is_enforced_while_the_old_one_is_still_there() -> Resu
     Ok(())
 }
 
+#[test]
+fn from_its_first_connection_an_endpoint_is_known_to_the_gateway() -> Result<()> {
+    let scene = Scene::new()?;
+    // A policy that takes a while to be taken up.
+    let hosts: Vec<_> = (0..20_000).map(|n| format!("h{n}.allowed.test")).collect();
+    let hosts: Vec<_> = hosts.iter().map(String::as_str).collect();
+    let config = Config {
+        policy: Config::policy(&hosts),
+        ..Config::default()
+    };
+    let over = AtomicBool::new(false);
+    let agent = std::thread::scope(|scope| {
+        let connects = scope.spawn(|| -> Result<()> {
+            while !over.load(Ordering::Relaxed) {
+                scene.pod.attack(&["tcp", "198.51.100.7:8443"])?;
+            }
+            Ok(())
+        });
+        let agent = scene.enforce(&config);
+        std::thread::sleep(Duration::from_millis(500));
+        over.store(true, Ordering::Relaxed);
+        let connected = connects
+            .join()
+            .unwrap_or_else(|_panic| anyhow::bail!("the connections panicked"));
+        connected.and(agent)
+    })?;
+    let opened = agent
+        .records
+        .matching(|record| record.kind() == "connection.open")?;
+    ensure!(!opened.is_empty(), "nobody came");
+    let unknown = opened.iter().find(|r| r.reason() == "unknown_endpoint");
+    ensure!(unknown.is_none(), "{unknown:?}");
+    Ok(())
+}
+
 fn pins(scene: &Scene) -> Vec<std::path::PathBuf> {
     scratch::pins(|name| name == scene.world.name())
 }

@@ -186,6 +186,12 @@ impl Instance {
         self.generation += 1;
         let endpoints = plan.for_gateway(self.generation);
         self.sender.send(&ToGateway::Endpoints(endpoints)).await?;
+        let applied = tokio::time::timeout(READY, self.applied()).await;
+        applied.unwrap_or_else(|_elapsed| {
+            let seconds = READY.as_secs();
+            let message = format!("it did not take the policy up within {seconds} s");
+            Err(InstanceError::Gateway(message))
+        })?;
         let states: Vec<_> = plan
             .endpoints
             .iter()
@@ -224,6 +230,20 @@ impl Instance {
             })
             .collect();
         Ok(())
+    }
+
+    /// Waits until the gateway works by the generation that it was sent.
+    async fn applied(&mut self) -> Result<(), InstanceError> {
+        loop {
+            match self.from_gateway.recv().await {
+                Some(FromGateway::Applied { generation }) if generation == self.generation => {
+                    return Ok(());
+                }
+                Some(FromGateway::Record(record)) => self.waiting.push_back(enriched(*record)),
+                Some(_) => {}
+                None => return Err(InstanceError::Gateway("it ended".into())),
+            }
+        }
     }
 
     /// Attaches what is not attached: new endpoints, and cgroups or links that were made again.
