@@ -448,12 +448,30 @@ async fn start_gateway(
     Ok((process.sender, process.process, from_gateway))
 }
 
-/// A task of its own, since receiving must not be broken off half-way.
+/// A task of its own, since receiving must not be broken off half-way. It ends with a gateway that
+/// says what is not for it to say: that one is somebody else's by now.
 async fn receive(mut receiver: ControlReceiver, to: mpsc::UnboundedSender<FromGateway>) {
     while let Ok(Some(message)) = receiver.receive().await {
-        if to.send(message).is_err() {
+        if !is_the_gateways(&message) || to.send(message).is_err() {
             return;
         }
+    }
+}
+
+/// What the kernel saw, and the agent's own state, are not the gateway's to tell of.
+fn is_the_gateways(message: &FromGateway) -> bool {
+    match message {
+        FromGateway::Record(record) => match record.event {
+            Event::ConnectionOpen(_)
+            | Event::ConnectionClose(_)
+            | Event::Dns(_)
+            | Event::Lost(_) => true,
+            Event::Bypass(_) | Event::BypassRepeated(_) | Event::Posture(_) => false,
+        },
+        FromGateway::Ready { .. }
+        | FromGateway::Failed { .. }
+        | FromGateway::Applied { .. }
+        | FromGateway::Counters(_) => true,
     }
 }
 
@@ -478,4 +496,40 @@ fn lost(source: &str, count: u64) -> Record {
 fn boottime_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::record::Posture;
+
+    #[test]
+    fn a_gateway_tells_nothing_of_the_kernel_or_the_agent() {
+        let told = |event| is_the_gateways(&FromGateway::Record(Box::new(Record::now(event))));
+        let key = ReportKey {
+            endpoint: 1,
+            destination: IpAddr::from([198, 51, 100, 7]).into(),
+            port: 443,
+            protocol: 17,
+            reason: 3,
+        };
+        let window = ReportWindow {
+            started_ns: 0,
+            attempts: 2,
+            layer: 3,
+            reserved: [0; 7],
+        };
+        assert!(!told(kernel::repeated(&key, &window, false, |_id| {
+            String::new()
+        })));
+        assert!(!told(Event::Posture(Posture {
+            endpoint: None,
+            state: "ready".into(),
+            detail: serde_json::Map::new(),
+        })));
+        assert!(told(Event::Lost(Lost {
+            source: "gateway".into(),
+            count: 1
+        })));
+    }
 }
