@@ -216,6 +216,7 @@ fn check(config: &Config) -> Result<(), String> {
     if config.endpoints.is_empty() {
         return Err("endpoints is empty: name at least one, with its cgroup".into());
     }
+    alone(&config.endpoints)?;
     let mut names = BTreeSet::new();
     for endpoint in &config.endpoints {
         if !names.insert(&endpoint.name) {
@@ -232,6 +233,40 @@ fn check(config: &Config) -> Result<(), String> {
                 "endpoint {}: with an interface it needs `addresses`, the only sources that its frames may bear",
                 endpoint.name
             ));
+        }
+    }
+    Ok(())
+}
+
+/// What tells endpoints apart is each one's own: with one cgroup, interface or address for two, one
+/// would have the other's policy.
+fn alone(endpoints: &[EndpointConfig]) -> Result<(), String> {
+    let mut owners = BTreeMap::new();
+    for endpoint in endpoints {
+        let cgroup = endpoint.cgroup.components().as_path();
+        let cgroup = std::iter::once(format!("cgroup {}", cgroup.display()));
+        let interface = endpoint
+            .interface
+            .iter()
+            .map(|it| format!("interface {it}"));
+        let addresses = endpoint.addresses.iter().collect::<BTreeSet<_>>();
+        let addresses = addresses.into_iter().map(|it| format!("address {it}"));
+        // Names are pinned with these two in place of `/` and `.`.
+        let pinned = endpoint.name.replace('+', "/").replace(',', ".");
+        let pin = std::iter::once(format!("name {pinned}"));
+        for what in cgroup.chain(interface).chain(addresses).chain(pin) {
+            if let Some(other) = owners.insert(what.clone(), &endpoint.name)
+                && *other != endpoint.name
+            {
+                return Err(format!(
+                    "endpoints {other} and {} have the same {what}: give each its own",
+                    endpoint.name
+                ));
+            }
+        }
+        // The pins of the gateway's own programs are called that.
+        if endpoint.name == "gateway" {
+            return Err("no endpoint can be called gateway: give it another name".into());
         }
     }
     Ok(())
@@ -281,6 +316,22 @@ mod tests {
             (
                 "endpoints:\n  - {name: a, cgroup: /x}\n  - {name: a, cgroup: /y}\n",
                 "two endpoints",
+            ),
+            (
+                "endpoints:\n  - {name: a, cgroup: /x}\n  - {name: b, cgroup: /x/}\n",
+                "same cgroup",
+            ),
+            (
+                "endpoints:\n  - {name: a/b, cgroup: /x}\n  - {name: a+b, cgroup: /y}\n",
+                "same name",
+            ),
+            (
+                "endpoints:\n  - {name: a, cgroup: /x, addresses: [10.0.0.5]}\n  - {name: b, cgroup: /y, addresses: [10.0.0.5]}\n",
+                "same address",
+            ),
+            (
+                "endpoints:\n  - {name: gateway, cgroup: /x}\n",
+                "called gateway",
             ),
             (
                 "gateway: {user: 0}\nendpoints:\n  - {name: a, cgroup: /x}\n",
