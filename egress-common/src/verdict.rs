@@ -104,7 +104,8 @@ drop_reasons! {
     20 SpoofedAddress "spoofed_address",
     /// A source MAC that is not the endpoint's.
     21 SpoofedMac "spoofed_mac",
-    /// A destination MAC that is not the next hop's.
+    /// A destination MAC that is not the next hop's; where no link is watched, the gateway's address
+    /// by another interface than loopback.
     22 WrongNextHop "wrong_next_hop",
     /// ARP other than for oneself toward the next hop.
     23 Arp "arp",

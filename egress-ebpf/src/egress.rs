@@ -11,10 +11,11 @@ use egress_common::{
     address::Address,
     attempt::Attempt,
     decide::Tables,
-    endpoint::{HAS_LINK, PRIVATE_LOOPBACK},
+    endpoint::{Endpoint, Gateway, HAS_LINK, PRIVATE_LOOPBACK},
     event::KIND_DROPPED,
     maps::{Class, FlowKey},
     packet::parse_ip,
+    socket::Socket,
     verdict::{DropReason, Layer, Verdict},
 };
 
@@ -49,19 +50,17 @@ pub(crate) fn passes(ctx: &SkBuffContext) -> bool {
         Ok(()) => judge(core::ptr::null_mut(), &attempt, endpoint, &config.gateway),
         Err(reason) => Verdict::Deny(reason),
     };
+    let to_gateway = verdict == Verdict::Allow && config.gateway.is_at(&attempt.destination);
+    let verdict = match &socket {
+        _ if endpoint.has(HAS_LINK) || !to_gateway => verdict,
+        // Without a link it is only known here who speaks to the gateway, and that it is the gateway.
+        _ if interface != LOOPBACK_INTERFACE => Verdict::Deny(DropReason::WrongNextHop),
+        _ if !gateway::publishes(&attempt, &config.gateway) => verdict,
+        Some(socket) if is_own(socket, endpoint, &attempt, &config.gateway) => verdict,
+        Some(_) | None => Verdict::Deny(DropReason::SpoofedAddress),
+    };
     match verdict {
         Verdict::Allow if endpoint.has(HAS_LINK) => true,
-        // In a namespace of one's own making one has any address, a neighbour's for instance.
-        Verdict::Allow
-            if gateway::publishes(&attempt, &config.gateway)
-                && !socket
-                    .as_ref()
-                    .is_some_and(|socket| socket.namespace == endpoint.namespace) =>
-        {
-            let process = socket.as_ref().map(|socket| &socket.process);
-            let reason = DropReason::SpoofedAddress;
-            report::deny(ctx, endpoint, &attempt, reason, process, interface)
-        }
         Verdict::Allow => {
             maps::count(endpoint.id, 0);
             gateway::publish(&attempt, endpoint.id, socket.as_deref())
@@ -73,6 +72,15 @@ pub(crate) fn passes(ctx: &SkBuffContext) -> bool {
             report::deny(ctx, endpoint, &attempt, reason, process, interface)
         }
     }
+}
+
+/// Whether the source address is the endpoint's own, which is the node's. In a network namespace of
+/// one's own making one has any address; and a socket may be bound to one that the node has not.
+#[inline(always)]
+fn is_own(socket: &Socket, endpoint: &Endpoint, attempt: &Attempt, gateway: &Gateway) -> bool {
+    let source = &attempt.source;
+    socket.namespace == endpoint.namespace
+        && (gateway.is_at(source) || Maps(core::ptr::null_mut()).class_of(source) == Class::Node)
 }
 
 /// Remembers flows that the node or the cluster opens to an endpoint without a link; with one,

@@ -556,8 +556,8 @@ fn a_namespace_of_ones_own_takes_no_neighbours_identity() -> Result<()> {
     agent.stop()?;
     let opened = agent.records.matching(|r| r.kind() == "connection.open")?;
     ensure!(opened.len() > 100, "only {} connections", opened.len());
-    let taken = opened.iter().filter(|r| r.endpoint() != "shop/orders");
-    ensure!(taken.clone().count() == 0, "{:?}", taken.last());
+    let taken = opened.iter().find(|r| r.endpoint() != "shop/orders");
+    ensure!(taken.is_none(), "{taken:?}");
     let report = agent
         .records
         .wait_for("a report", |r| r.kind() == "bypass")?;
@@ -606,6 +606,61 @@ fn a_socket_stays_its_endpoints_whatever_the_next_agent_numbers_them() -> Result
         let record = agent.records.wait_for("a record", |r| r.kind() == kind)?;
         ensure!(record.endpoint() == "shop/node-agent", "{record:?}");
         ensure!(record.verdict() == "deny", "{record:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_gateways_address_is_no_way_out_by_another_interface() -> Result<()> {
+    let scene = Scene::new()?;
+    let host = host(&scene)?;
+    let script = "import socket, struct\n\
+                  def attempt(what):\n\
+                  \x20   try: what()\n\
+                  \x20   except OSError as e: print(e)\n\
+                  index = socket.if_nametoindex('uplink')\n\
+                  pktinfo = [(0, 8, struct.pack('I8x', index))]\n\
+                  for family, to in ((socket.AF_INET, '169.254.64.1'), (socket.AF_INET6, 'fd65:6772:6573::1')):\n\
+                  \x20   t = socket.socket(family); t.settimeout(1)\n\
+                  \x20   u = socket.socket(family, socket.SOCK_DGRAM)\n\
+                  \x20   for s in (t, u): s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'uplink')\n\
+                  \x20   attempt(lambda: t.connect((to, 15001)))\n\
+                  \x20   attempt(lambda: u.sendto(b'data', (to, 15053)))\n\
+                  u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+                  attempt(lambda: u.sendmsg([b'data'], pktinfo, 0, ('169.254.64.1', 15053)))\n\
+                  t = socket.socket(); t.settimeout(1)\n\
+                  t.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'uplink')\n\
+                  attempt(lambda: t.connect(('198.51.100.7', 443)))";
+    let _agent = enforce(&scene, &host)?;
+    scene.capture.clear();
+    let said = host.run(&["python3", "-c", script])?.text();
+    for gateway in ["169.254.64.1", "fd65:6772:6573::1"] {
+        let arrived = scene.arrived(gateway.parse()?)?;
+        ensure!(arrived.is_empty(), "{arrived:?} {said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_address_that_is_not_the_nodes_takes_no_neighbours_identity() -> Result<()> {
+    let scene = Scene::new()?;
+    let host = host(&scene)?;
+    let agent = enforce(&scene, &host)?;
+    // IP_TRANSPARENT, which CAP_NET_RAW allows; IPV6_FREEBIND, which anybody may.
+    let script = "import socket\n\
+                  for family, level, option, own, to in (\
+                  (socket.AF_INET, 0, 19, '10.1.1.5', '169.254.64.1'), \
+                  (socket.AF_INET6, 41, 78, 'fd00:1:1::5', 'fd65:6772:6573::1')):\n\
+                  \x20   s = socket.socket(family); s.settimeout(1); s.setsockopt(level, option, 1)\n\
+                  \x20   s.bind((own, 40000))\n\
+                  \x20   try: s.connect((to, 15001))\n\
+                  \x20   except OSError as e: print(e)";
+    host.run(&["python3", "-c", script])?.ok()?;
+    for gateway in ["169.254.64.1", "fd65:6772:6573::1"] {
+        let gateway: IpAddr = gateway.parse()?;
+        let report = agent.records.wait_for("a report", |r| r.is_to(gateway))?;
+        ensure!(report.reason() == "spoofed_address", "{report:?}");
+        ensure!(report.endpoint() == "shop/node-agent", "{report:?}");
     }
     Ok(())
 }
