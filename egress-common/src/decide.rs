@@ -44,6 +44,9 @@ pub fn decide(
     if names && attempt.is_call() {
         return Verdict::Redirect(Service::Resolver);
     }
+    if is_icmp_error(attempt.protocol, attempt.destination_port) {
+        return Verdict::Deny(DropReason::IcmpError);
+    }
     if gateway.is_at(destination) {
         return if is_service(attempt, gateway) {
             Verdict::Allow
@@ -174,7 +177,6 @@ fn reason_of_protocol_and_port(attempt: &Attempt) -> DropReason {
         (TCP, _) => DropReason::DirectTcp,
         (UDP, HTTPS) => DropReason::Quic,
         (UDP, _) => DropReason::DirectUdp,
-        (ICMP | ICMP6, kind) if is_icmp_error(attempt.protocol, kind) => DropReason::IcmpError,
         (ICMP | ICMP6, _) => DropReason::Icmp,
         (protocol, _) => reason_of_protocol(protocol),
     }
@@ -333,6 +335,8 @@ mod tests {
             (UDP, "8.8.8.8", 53, 0, Verdict::Deny(DropReason::ForeignDns)),
             (TCP, GATEWAY, 15001, TCP_SYN, Verdict::Allow),
             (ICMP, GATEWAY, 8, 0, Verdict::Deny(DropReason::GatewayPort)),
+            (ICMP, GATEWAY, 3, 0, Verdict::Deny(DropReason::IcmpError)),
+            (ICMP6, "fe80::1", 1, 0, Verdict::Deny(DropReason::IcmpError)),
             (ICMP, "198.51.100.7", 8, 0, Verdict::Deny(DropReason::Icmp)),
             (
                 ICMP,

@@ -194,6 +194,23 @@ fn a_smaller_path_mtu_is_learnt() -> Result<()> {
 }
 
 #[test]
+fn a_client_that_does_not_wait_for_its_answer() -> Result<()> {
+    // The kernel then tells the resolver that the port is closed.
+    unreported(|scene, _agent| {
+        let script = "import socket, struct, time\n\
+                      query = struct.pack('!6H', 7, 0x100, 1, 0, 0, 0) + b'\\7allowed\\4test\\0\\0\\1\\0\\1'\n\
+                      for family, server in ((socket.AF_INET, '203.0.113.53'), \
+                      (socket.AF_INET6, '2001:db8:113::53')):\n\
+                      \x20   for _ in range(5):\n\
+                      \x20       s = socket.socket(family, socket.SOCK_DGRAM)\n\
+                      \x20       s.sendto(query, (server, 53)); s.close()\n\
+                      time.sleep(1)";
+        scene.pod.run(&["python3", "-c", script])?.ok()?;
+        Ok(())
+    })
+}
+
+#[test]
 fn a_quiet_pod_is_quiet() -> Result<()> {
     // Router solicitations, MLD reports and the like that the kernel sends by itself.
     unreported(|scene, _agent| {
