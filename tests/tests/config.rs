@@ -65,8 +65,8 @@ fn expect(scene: &Scene, arguments: &[&str], words: &[&str]) -> Result<()> {
             done.stderr
         );
     }
-    let pins = scratch::pins(|name| name == scene.world.name());
-    ensure!(pins.is_empty(), "left half done: {pins:?}");
+    let left = scratch::left_by(scene.world.name())?;
+    ensure!(left.is_empty(), "left half done: {left:?}");
     Ok(())
 }
 

@@ -28,12 +28,23 @@ pub async fn run(path: &Path) -> anyhow::Result<()> {
         );
     }
     let config = config::load(path)?;
-    let _lock = Lock::take(&config.instance)?;
-    let mut sink = open_sink(&config)?;
+    let lock = Lock::take(&config.instance)?;
+    let done = run_locked(path, &config).await;
+    if !bpffs::instance(&config.instance).exists() {
+        // It did not even start, and leaves nothing.
+        lock.remove();
+    }
+    done
+}
+
+async fn run_locked(path: &Path, config: &Config) -> anyhow::Result<()> {
+    let mut sink = open_sink(config)?;
     let node = Node::open()?;
-    let gateway = gateway_plan(&config);
+    let gateway = gateway_plan(config);
+    // From here on, since it would end an agent that is not ready yet.
+    let mut hangup = signal(SignalKind::hangup())?;
     let mut ids = Ids::new(pinned_ids(&bpffs::instance(&config.instance))?);
-    let mut plan = Plan::make(&config, &node, 1, &mut ids).await?;
+    let mut plan = Plan::make(config, &node, 1, &mut ids).await?;
     let adopted = bpffs::instance(&config.instance).exists();
     let started = Instance::start(&config.instance, &gateway, &plan, &node).await;
     let mut instance = match started {
@@ -41,7 +52,7 @@ pub async fn run(path: &Path) -> anyhow::Result<()> {
         Err(error) => {
             if !adopted {
                 // Nothing enforced before, and nothing is left half done.
-                let undone = remove(&config.instance, &addresses(&config), &node).await;
+                let undone = remove(&config.instance, &addresses(config), &node).await;
                 undone.context("undoing the start")?;
             }
             return Err(error.into());
@@ -53,7 +64,6 @@ pub async fn run(path: &Path) -> anyhow::Result<()> {
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
     let mut tick = tokio::time::interval(TICK);
     let mut generation = 1;
     loop {
@@ -72,7 +82,7 @@ pub async fn run(path: &Path) -> anyhow::Result<()> {
             }
             _ = hangup.recv() => {
                 generation += 1;
-                let reloaded = reload(path, &config, &node, generation, &mut ids, &gateway, &mut instance);
+                let reloaded = reload(path, config, &node, generation, &mut ids, &gateway, &mut instance);
                 match reloaded.await {
                     Ok(new) => {
                         plan = new;
