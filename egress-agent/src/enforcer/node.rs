@@ -10,7 +10,7 @@ use rtnetlink::{
     Handle,
     packet_core::DefaultNla,
     packet_route::{
-        address::AddressAttribute,
+        address::{AddressAttribute, AddressHeaderFlags},
         link::{LinkAttribute, LinkMessage},
     },
 };
@@ -154,7 +154,9 @@ impl Node {
     /// Puts an address on the loopback device, for the gateway to listen on; it may be there.
     pub async fn add_local(&self, address: IpAddr) -> Result<(), NodeError> {
         let prefix = if address.is_ipv4() { 32 } else { 128 };
-        let request = self.0.address().add(LOOPBACK, address, prefix).replace();
+        let mut request = self.0.address().add(LOOPBACK, address, prefix).replace();
+        // Else it is tentative for a moment, on loopback too, and nobody can listen on it.
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
         request
             .execute()
             .await
