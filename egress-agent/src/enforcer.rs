@@ -87,6 +87,9 @@ impl Enforcer {
         let btf = Btf::from_sys_fs().map_err(EnforcerError::Btf)?;
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&btf));
+        // What is not asked for is no code in the kernel. The two crates number levels alike.
+        let level = log::max_level() as u8;
+        loader.override_global("AYA_LOG_LEVEL", &level, true);
         for name in PINNED {
             loader.map_pin_path(name, bpffs::map(pins, name));
         }

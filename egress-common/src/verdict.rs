@@ -125,7 +125,7 @@ drop_reasons! {
     30 UnknownEndpoint "unknown_endpoint",
     /// A TCP segment of no flow that was opened inbound.
     31 NoFlow "no_flow",
-    /// IGMP or MLD, dropped and counted without a report: kernels send it by themselves.
+    /// IGMP or MLD; without a report where no process sent it, since kernels do by themselves.
     32 GroupManagement "group_management",
     /// A connection to the gateway from whoever is no endpoint.
     33 NoEndpoint "no_endpoint",
@@ -133,7 +133,7 @@ drop_reasons! {
     34 Internal "internal",
     /// An address that stands for no host.
     35 Unroutable "unroutable",
-    /// An ICMP error message, dropped and counted without a report: kernels send it by themselves.
+    /// An ICMP error message; without a report where no process sent it, since kernels do by themselves.
     36 IcmpError "icmp_error",
 }
 
@@ -141,7 +141,7 @@ impl DropReason {
     /// One more than the largest number; the length of a table by reason.
     pub const COUNT: usize = 64;
 
-    /// Whether it is counted only: nobody did anything, the kernel spoke by itself.
+    /// Whether it is counted only where no process did it: the kernel spoke by itself.
     #[inline(always)]
     pub const fn is_quiet(self) -> bool {
         matches!(self, Self::GroupManagement | Self::IcmpError)

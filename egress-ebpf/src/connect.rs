@@ -3,7 +3,7 @@
 
 use crate::{
     context::{self, Family},
-    identify, maps, report, tables,
+    diagnose, identify, maps, report, tables,
 };
 use aya_ebpf::{EbpfContext, programs::SockAddrContext};
 use egress_common::{
@@ -44,8 +44,11 @@ pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext) -> bool {
 
 #[inline(always)]
 fn judge<F: Family>(ctx: &SockAddrContext, layer: Layer, protocol: u8) -> bool {
-    let Some((endpoint, socket)) = identify(ctx) else {
-        return true;
+    let (endpoint, socket) = match identify(ctx) {
+        Caller::Endpoint(endpoint, socket) => (endpoint, socket),
+        // Its packets are judged where they appear.
+        Caller::Nobody => return true,
+        Caller::NoStorage => return false,
     };
     let Some(config) = maps::config() else {
         return false;
@@ -88,24 +91,39 @@ fn refuse(
     report::deny(ctx, endpoint, attempt, reason, Some(&socket.process), 0)
 }
 
+/// Whose call it is.
+enum Caller {
+    /// This endpoint's, by a socket with this storage.
+    Endpoint(&'static Endpoint, &'static mut Socket),
+    /// No endpoint's.
+    Nobody,
+    /// An endpoint's, but there is no memory for the socket's storage.
+    NoStorage,
+}
+
 /// The endpoint, and the socket's storage. A socket older than the enforcement gets its storage
 /// here, as does one whose endpoint has gone; the process that uses it now stands for its creator.
 #[inline(always)]
-fn identify(ctx: &SockAddrContext) -> Option<(&'static Endpoint, &'static mut Socket)> {
+fn identify(ctx: &SockAddrContext) -> Caller {
     let sk = context::sock(ctx.sock_addr);
     // SAFETY: the context's own socket.
     if let Some(socket) = unsafe { maps::socket(sk) }
         && let Some(endpoint) = maps::endpoint_of_socket(socket)
     {
-        return Some((endpoint, socket));
+        return Caller::Endpoint(endpoint, socket);
     }
-    let endpoint = identify::current_endpoint()?;
+    let Some(endpoint) = identify::current_endpoint() else {
+        return Caller::Nobody;
+    };
     let process = identify::current_process();
     let mut initial = identify::new_socket(ctx.as_ptr(), endpoint, process);
     // SAFETY: as above.
-    let socket = unsafe { maps::socket_or(sk, &mut initial) }?;
+    let Some(socket) = (unsafe { maps::socket_or(sk, &mut initial) }) else {
+        diagnose::no_storage(endpoint.id);
+        return Caller::NoStorage;
+    };
     socket.cgroup = endpoint.cgroup;
-    Some((endpoint, socket))
+    Caller::Endpoint(endpoint, socket)
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! The gateway's side: origins are published where packets leave an endpoint, attached to the
 //! socket that the gateway accepts, and read by socket option. Who is no endpoint is dropped.
 
-use crate::{context::Skb, maps, report};
+use crate::{context::Skb, diagnose, maps, report};
 use aya_ebpf::{
     bindings::{BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, bpf_sock},
     helpers::bpf_ktime_get_ns,
@@ -59,10 +59,14 @@ pub(crate) fn publish(attempt: &Attempt, endpoint: u32, socket: Option<&Socket>)
         // SAFETY: no pointers.
         published_ns: unsafe { bpf_ktime_get_ns() },
     };
-    maps::publish_origin(
+    let published = maps::publish_origin(
         &query(attempt.source, attempt.source_port, attempt.protocol),
         &origin,
-    )
+    );
+    if !published {
+        diagnose::not_published(endpoint);
+    }
+    published
 }
 
 /// Whether the packet opens something with the gateway.
@@ -163,7 +167,9 @@ pub(crate) fn established(ctx: &SockOpsContext) {
     let key = query(address, port, TCP);
     if let Some(origin) = maps::origin(&key) {
         // SAFETY: the context's own socket.
-        unsafe { maps::attach_origin(sk, origin) };
+        if !unsafe { maps::attach_origin(sk, origin) } {
+            diagnose::not_attached(origin.endpoint);
+        }
         maps::consume_origin(&key);
     }
 }
@@ -218,6 +224,7 @@ pub(crate) fn ask(ctx: &SockoptContext) -> bool {
             return false;
         };
         if !maps::attach_origin(sock(ctx), origin) {
+            diagnose::not_attached(origin.endpoint);
             return false;
         }
         // The kernel's own handler is left out.

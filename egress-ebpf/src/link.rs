@@ -3,7 +3,7 @@
 
 use crate::{
     context::Skb,
-    egress, gateway, identify, maps, report,
+    diagnose, egress, gateway, identify, maps, report,
     tables::{Maps, judge},
 };
 use aya_ebpf::programs::TcContext;
@@ -25,6 +25,7 @@ pub(crate) fn passes(ctx: &TcContext) -> bool {
     let known = maps::link(interface)
         .and_then(|link| Some((link, maps::endpoint(link.endpoint)?, maps::config()?)));
     let Some((link, endpoint, config)) = known else {
+        diagnose::unknown_link(interface);
         report::report(
             ctx,
             0,

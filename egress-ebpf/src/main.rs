@@ -7,6 +7,7 @@
 
 mod connect;
 mod context;
+mod diagnose;
 mod egress;
 mod gateway;
 mod identify;

@@ -28,7 +28,7 @@ pub(crate) fn deny<C: EbpfContext>(
     audit
 }
 
-/// Counts and reports.
+/// Counts and reports. What kernels send by themselves is counted only, unless a process sent it.
 #[inline(always)]
 pub(crate) fn report<C: EbpfContext>(
     ctx: &C,
@@ -39,7 +39,7 @@ pub(crate) fn report<C: EbpfContext>(
     interface: u32,
     kind: u8,
 ) {
-    if reason.is_quiet() {
+    if reason.is_quiet() && process.is_none() {
         maps::count(endpoint, reason as u8);
         return;
     }

@@ -1,6 +1,6 @@
 //! `cgroup/sock_create`: remembers the creator, and refuses what no later hook would see.
 
-use crate::{identify, maps, report};
+use crate::{diagnose, identify, maps, report};
 use aya_ebpf::{EbpfContext, programs::SockContext};
 use egress_common::{
     address::Address,
@@ -28,13 +28,17 @@ pub(crate) fn passes(ctx: &SockContext) -> bool {
         let mut initial = identify::new_socket(ctx.as_ptr(), endpoint, process);
         maps::socket_or(ctx.as_ptr().cast(), &mut initial)
     };
+    if stored.is_none() {
+        diagnose::no_storage(endpoint.id);
+        return false;
+    }
     if endpoint.has(HAS_LINK) {
-        return stored.is_some();
+        return true;
     }
     let known =
         matches!(protocol, 0 | MPTCP) || protocol == u32::from(TCP) || protocol == u32::from(UDP);
     if kind != SOCK_RAW && known {
-        return stored.is_some();
+        return true;
     }
     let attempt = Attempt::call(Layer::SockCreate, protocol as u8, Address::UNSPECIFIED, 0);
     report::deny(

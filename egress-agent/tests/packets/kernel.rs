@@ -67,6 +67,11 @@ impl Kernel {
         Self(ebpf)
     }
 
+    /// What the programs say, to be polled; they say everything, since nobody set a level.
+    pub(crate) fn log<L: log::Log>(&mut self, to: L) -> aya_log::EbpfLogger<L> {
+        aya_log::EbpfLogger::init_with_logger(&mut self.0, to).expect("the object logs")
+    }
+
     /// Whether the frame leaves the endpoint's link.
     pub(crate) fn link_out(&self, frame: &[u8]) -> bool {
         const NEXT: u32 = -1_i32 as u32;

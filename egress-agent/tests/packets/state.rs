@@ -29,6 +29,34 @@ fn of_nobody(count: u64) -> Counts {
     counts([((0, DropReason::UnknownEndpoint), count)])
 }
 
+/// aya-log's way from a program to whoever polls.
+#[test]
+fn an_unknown_interface_is_diagnosed() {
+    let mut kernel = Kernel::empty();
+    let said = Said::default();
+    let mut log = kernel.log(said.clone());
+    kernel.link_out(&syn(OUTSIDE, 443));
+    log.flush();
+    let said = said.0.lock().unwrap().join("\n");
+    assert!(said.contains("interface 1: no link"), "{said}");
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Said(std::sync::Arc<std::sync::Mutex<Vec<String>>>);
+
+impl log::Log for Said {
+    fn enabled(&self, _metadata: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        self.0.lock().unwrap().push(record.args().to_string());
+    }
+
+    fn flush(&self) {}
+}
+
 #[test]
 fn an_unknown_interface_lets_nothing_pass() {
     let kernel = Kernel::empty();
