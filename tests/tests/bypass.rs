@@ -138,6 +138,24 @@ fn icmpv6_by_a_raw_socket() -> Result<()> {
 }
 
 #[test]
+fn icmp_errors_that_quote_data() -> Result<()> {
+    holds(once(
+        &["icmp-error", "198.51.100.7"],
+        nowhere4(7),
+        "icmp_error",
+    ))
+}
+
+#[test]
+fn icmpv6_errors_that_quote_data() -> Result<()> {
+    holds(once(
+        &["icmp-error", "2001:db8:100::7"],
+        nowhere6(7),
+        "icmp_error",
+    ))
+}
+
+#[test]
 fn icmp_by_a_ping_socket() -> Result<()> {
     holds(once(&["ping", "198.51.100.7"], nowhere4(7), "icmp"))
 }

@@ -53,6 +53,7 @@ fn make(arguments: &[&str]) -> Result<()> {
         ["tcp-held", to] => Ok(stream::held(address(to)?, wait)?),
         ["ping", to] => Ok(raw::ping(ip(to)?, libc::SOCK_DGRAM)?),
         ["ping-raw", to] => Ok(raw::ping(ip(to)?, libc::SOCK_RAW)?),
+        ["icmp-error", to] => Ok(raw::icmp_error(ip(to)?)?),
         ["raw", to, protocol] => Ok(raw::send(ip(to)?, number(protocol)?)?),
         ["raw-header", from, to, port] => {
             Ok(raw::send_with_header(ip(from)?, ip(to)?, number(port)?)?)

@@ -10,12 +10,24 @@ use crate::packet;
 
 /// An echo request by a ping socket (`SOCK_DGRAM`) or a raw one.
 pub(crate) fn ping(to: IpAddr, kind: i32) -> io::Result<()> {
-    let (protocol, request) = match to {
-        IpAddr::V4(_) => (libc::IPPROTO_ICMP, 8),
-        IpAddr::V6(_) => (libc::IPPROTO_ICMPV6, 128),
+    let request = if to.is_ipv4() { 8 } else { 128 };
+    icmp(to, kind, request, b"egress-tests ping")
+}
+
+/// "Destination unreachable" by a raw socket: kernels send such by themselves, with up to 400 bytes
+/// of what they are about.
+pub(crate) fn icmp_error(to: IpAddr) -> io::Result<()> {
+    let unreachable = if to.is_ipv4() { 3 } else { 1 };
+    icmp(to, libc::SOCK_RAW, unreachable, &[b'x'; 400])
+}
+
+fn icmp(to: IpAddr, kind: i32, message_type: u8, content: &[u8]) -> io::Result<()> {
+    let protocol = match to {
+        IpAddr::V4(_) => libc::IPPROTO_ICMP,
+        IpAddr::V6(_) => libc::IPPROTO_ICMPV6,
     };
-    let mut message = vec![request, 0, 0, 0, 0x12, 0x34, 0, 1];
-    message.extend_from_slice(b"egress-tests ping");
+    let mut message = vec![message_type, 0, 0, 0, 0x12, 0x34, 0, 1];
+    message.extend_from_slice(content);
     let sum = packet::checksum(&[&message]).to_be_bytes();
     message[2..4].copy_from_slice(&sum);
     send_to(&socket(to, kind, protocol)?, to, &message)
