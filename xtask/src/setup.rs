@@ -31,7 +31,7 @@ struct Tool {
     needs: Needs,
 }
 
-const TOOLS: [Tool; 15] = [
+const TOOLS: [Tool; 17] = [
     tool("cc", "gcc", Needs::Build),
     tool("ip", "iproute2", Needs::Demo),
     tool("tc", "iproute2", Needs::Demo),
@@ -47,6 +47,8 @@ const TOOLS: [Tool; 15] = [
     tool("iodine", "iodine", Needs::Test),
     tool("dns2tcpc", "dns2tcp", Needs::Test),
     tool("tmux", "tmux", Needs::Test),
+    tool("go", "golang-go", Needs::Test),
+    tool("chromium", "chromium", Needs::Test),
 ];
 
 /// The distribution's way to build for BPF (Debian 12).
