@@ -134,6 +134,7 @@ fn wildcards_ports_networks_and_policy_files() -> Result<()> {
     let policy = policy.display().to_string();
     let flags = [
         "--allow",
+        "allowed.invalid",
         "*.cdn.test",
         "--allow-cidr",
         "198.51.100.7:8443",
@@ -518,6 +519,18 @@ fn bad_input_is_one_line_and_nothing_runs() -> Result<()> {
     ensure!(done.status.code() == Some(125), "{}", done.text());
     ensure!(done.stderr.contains("sudo"), "{}", done.text());
     ensure!(!marker.exists(), "it ran all the same");
+    Ok(())
+}
+
+#[test]
+fn a_firewall_between_command_and_gateway_is_said() -> Result<()> {
+    let world = World::new()?;
+    let rules = "table inet firewall { chain input { type filter hook input priority 0; policy accept; iifname \"egress-*\" drop; }; }";
+    finish(world.node.command("nft").arg(rules), PATIENCE)?.ok()?;
+    let done = Exec::new(&world, &[]).run(&["true"])?;
+    ensure!(done.status.code() == Some(125), "{}", done.text());
+    ensure!(done.stderr.lines().count() == 1, "{}", done.stderr);
+    ensure!(done.stderr.contains("firewall"), "{}", done.stderr);
     Ok(())
 }
 

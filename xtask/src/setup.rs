@@ -31,7 +31,7 @@ struct Tool {
     needs: Needs,
 }
 
-const TOOLS: [Tool; 17] = [
+const TOOLS: [Tool; 18] = [
     tool("cc", "gcc", Needs::Build),
     tool("ip", "iproute2", Needs::Demo),
     tool("tc", "iproute2", Needs::Demo),
@@ -47,6 +47,7 @@ const TOOLS: [Tool; 17] = [
     tool("iodine", "iodine", Needs::Test),
     tool("dns2tcpc", "dns2tcp", Needs::Test),
     tool("tmux", "tmux", Needs::Test),
+    tool("nft", "nftables", Needs::Test),
     tool("go", "golang-go", Needs::Test),
     tool("chromium", "chromium", Needs::Test),
 ];

@@ -199,6 +199,11 @@ async fn start(
     let program = program.context("there is no command: write it after --")?;
     let plan = plan::plan(slot, program, &cgroup, &allowed, &node).await?;
     let instance = Instance::start(&name, &gateway, &plan, &node).await?;
+    if let Some(network) = &network {
+        for address in gateway.addresses() {
+            network.reaches((address, gateway.port).into())?;
+        }
+    }
     let directory = std::env::current_dir().context("the working directory")?;
     let spec = Spec {
         environment: user.environment(std::env::vars_os()),

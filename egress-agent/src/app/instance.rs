@@ -56,7 +56,8 @@ pub struct GatewayPlan {
 }
 
 impl GatewayPlan {
-    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+    /// Where it listens.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         std::iter::once(self.v4).chain(self.v6)
     }
 

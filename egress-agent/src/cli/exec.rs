@@ -42,15 +42,15 @@ Examples:
   sudo egress-agent exec --audit --records seen.jsonl -- npm install")]
 pub struct ExecArgs {
     /// A host that TLS may go to, by its server name: `repo.test`, `*.cdn.test`, `repo.test:8443`.
-    /// Port 443 where none is written. May be given again.
-    #[arg(long, value_name = "HOST[:PORT]")]
+    /// Port 443 where none is written.
+    #[arg(long, value_name = "HOST[:PORT]", num_args = 1..)]
     pub allow: Vec<String>,
     /// A network that any TCP may go to: `192.0.2.7:5432`, `198.51.100.0/24`, `[2001:db8::/32]:22`.
-    /// Every port where none is written. May be given again.
-    #[arg(long, value_name = "NET[:PORT]")]
+    /// Every port where none is written.
+    #[arg(long, value_name = "NET[:PORT]", num_args = 1..)]
     pub allow_cidr: Vec<String>,
-    /// A policy file, whose selectors do not matter here. May be given again.
-    #[arg(long, value_name = "FILE")]
+    /// A policy file, whose selectors do not matter here.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
     pub policy: Vec<PathBuf>,
     /// Let everything pass, and record what would be denied. The command has the node's network.
     #[arg(long)]
@@ -61,13 +61,11 @@ pub struct ExecArgs {
     /// Run the command as this user instead of the one who called.
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
-    /// Where names are looked up, instead of the name servers of /etc/resolv.conf. May be given
-    /// again.
-    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    /// Where names are looked up, instead of the name servers of /etc/resolv.conf.
+    #[arg(long, value_name = "ADDRESS[:PORT]", num_args = 1..)]
     pub resolver: Vec<String>,
-    /// A network that an allowed name may lead to although it is not public: `10.0.0.0/8`. May be
-    /// given again.
-    #[arg(long, value_name = "NET")]
+    /// A network that an allowed name may lead to although it is not public: `10.0.0.0/8`.
+    #[arg(long, value_name = "NET", num_args = 1..)]
     pub permit_answer: Vec<String>,
     /// Add records to this file, a JSON object a line.
     #[arg(long, value_name = "FILE")]

@@ -4,11 +4,12 @@
 use std::{
     fs::File,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     os::fd::AsRawFd,
+    time::Duration,
 };
 
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::{
     Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
@@ -20,6 +21,8 @@ use thiserror::Error;
 
 use super::slot::Slot;
 
+/// How long a connection over the veth may take.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// The command's side of the veth.
 const INTERFACE: &str = "eth0";
 /// The loopback device is the first one of every network namespace.
@@ -38,6 +41,16 @@ pub enum NetworkError {
     /// Netlink itself.
     #[error("netlink: {0}: run as root")]
     Open(#[source] io::Error),
+    /// Something stands between the command and its gateway.
+    #[error(
+        "the command cannot reach its gateway at {gateway}: {source}; a firewall of this machine drops what comes in by interfaces named egress-*: let TCP 15001 and TCP and UDP 15053 in there"
+    )]
+    Unreachable {
+        /// Where it listens.
+        gateway: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
     /// A request.
     #[error("{what}: {source}; `egress-agent doctor` says what is missing")]
     Request {
@@ -69,6 +82,23 @@ impl Network {
             return Err(error);
         }
         Ok(Self { namespace })
+    }
+
+    /// Tries to connect to the gateway from inside: a firewall of the node may stand between.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub fn reaches(&self, gateway: SocketAddr) -> Result<(), NetworkError> {
+        let connected = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| -> io::Result<()> {
+                setns(&self.namespace, CloneFlags::CLONE_NEWNET)?;
+                TcpStream::connect_timeout(&gateway, PATIENCE).map(drop)
+            });
+            thread.join()
+        });
+        connected
+            .unwrap_or_else(|_panic| Err(io::Error::other("panicked")))
+            .map_err(|source| NetworkError::Unreachable { gateway, source })
     }
 }
 

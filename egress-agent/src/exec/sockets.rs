@@ -45,6 +45,11 @@ pub fn view() -> View {
         directories.extend(entries(&directory).filter(|path| is_for_sockets(path)));
         walk(&directory, DEPTH, &mut left, &mut sockets);
     }
+    // Where it is no link to /run it is the same by another name.
+    let old = Path::new("/var/run");
+    if fs::symlink_metadata(old).is_ok_and(|found| found.is_dir()) {
+        directories.insert(old.to_owned());
+    }
     sockets.retain(|path| {
         !REPLACED.iter().any(|replaced| path.starts_with(replaced))
             && !directories.iter().any(|covered| path.starts_with(covered))
