@@ -132,6 +132,26 @@ fn killed_it_takes_the_command_along_and_the_next_one_clears() -> Result<()> {
 }
 
 #[test]
+fn interrupted_before_it_runs_it_never_does() -> Result<()> {
+    let _alone = alone();
+    let world = World::new()?;
+    let marker = world.scratch().file("ran");
+    let mut child = Exec::new(&world, &[])
+        .command(&["touch", &marker.display().to_string()])?
+        .stderr(Stdio::null())
+        .spawn()?;
+    process::within(PATIENCE, "the start", || {
+        Ok((!left(&world)?.is_empty()).then_some(()))
+    })?;
+    // SAFETY: a signal to a child of ours that was not waited for.
+    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    let status = process::wait(&mut child, PATIENCE)?;
+    ensure!(status.code() == Some(130), "{status}");
+    ensure!(!marker.exists(), "it ran");
+    expect_nothing_left(&world)
+}
+
+#[test]
 fn without_its_gateway_the_command_is_cut_off() -> Result<()> {
     let _alone = alone();
     let world = World::new()?;

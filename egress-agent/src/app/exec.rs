@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use ipnet::IpNet;
+use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -44,6 +45,14 @@ const SETTLE: Duration = Duration::from_millis(500);
 
 /// How long there must be no record for the last one to have come.
 const QUIET: Duration = Duration::from_millis(30);
+
+/// Signals after which a command that does not run yet is not to run any more.
+const ENDING: [Signal; 4] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+];
 
 /// What to run, and what it may reach.
 #[derive(Debug)]
@@ -166,7 +175,7 @@ async fn confined(
 async fn start(
     request: Request,
     slot: Slot,
-    signals: mpsc::UnboundedReceiver<Arrived>,
+    mut signals: mpsc::UnboundedReceiver<Arrived>,
 ) -> anyhow::Result<Running> {
     let user = User::of(request.user.as_deref())?;
     let allowed = Allowed::new(
@@ -216,6 +225,11 @@ async fn start(
         cgroup,
         namespace: network.map(|network| network.namespace),
     };
+    while let Ok(Arrived { signal, .. }) = signals.try_recv() {
+        if ENDING.contains(&signal) {
+            return Err(LaunchError::Interrupted(signal).into());
+        }
+    }
     let launched = launch(spec, place).await?;
     Ok(Running {
         instance,

@@ -43,6 +43,9 @@ pub enum LaunchError {
     /// It died, or said what is none.
     #[error("the command's PID 1 did not say that it started: {0}")]
     Init(#[source] io::Error),
+    /// A signal came before it could be started.
+    #[error("{0} before the command was started")]
+    Interrupted(nix::sys::signal::Signal),
     /// It said why there is no command.
     #[error("{message}")]
     Failed {
@@ -58,6 +61,7 @@ impl LaunchError {
     pub fn status(&self) -> u8 {
         match self {
             Self::Failed { status, .. } => *status,
+            Self::Interrupted(signal) => 128 + *signal as u8,
             Self::Cgroup(..) | Self::Spawn(_) | Self::Init(_) => AGENT_FAILED,
         }
     }
