@@ -9,8 +9,21 @@ use crate::{
     internet::RESOLVER4,
     process::{self, Finished},
     records::Records,
+    tools,
     world::World,
 };
+
+/// Clears what commands left whose agents were killed: the start of another one does.
+///
+/// # Errors
+/// Where the agent cannot be started.
+pub fn clear_stale() -> Result<()> {
+    let mut command = Command::new(tools::agent()?);
+    command.args(["exec", "--quiet", "--", "true"]);
+    process::finish(&mut command, process::PATIENCE)?
+        .ok()
+        .map(drop)
+}
 
 /// How commands are run: with these flags.
 #[derive(Debug, Clone)]

@@ -17,7 +17,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use egress_tests::scratch;
+use egress_tests::{exec, scratch};
 
 /// Marks the child.
 const SHOW: &str = "--show";
@@ -80,6 +80,9 @@ fn supervise() -> Result<bool> {
         }
         thread::sleep(Duration::from_millis(20));
     };
+    if ended.is_err() {
+        exec::clear_stale().context("clearing up")?;
+    }
     scratch::clear_stale().context("clearing up")?;
     match ended {
         Ok(as_it_should) => Ok(as_it_should),
