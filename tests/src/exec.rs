@@ -1,6 +1,6 @@
 //! `egress-agent exec` on the node of a world.
 
-use std::{path::PathBuf, process::Command};
+use std::{path::PathBuf, process::Command, thread, time::Duration};
 
 use anyhow::Result;
 
@@ -9,7 +9,7 @@ use crate::{
     internet::RESOLVER4,
     process::{self, Finished},
     records::Records,
-    tools,
+    scratch, tools,
     world::World,
 };
 
@@ -18,11 +18,19 @@ use crate::{
 /// # Errors
 /// Where the agent cannot be started.
 pub fn clear_stale() -> Result<()> {
-    let mut command = Command::new(tools::agent()?);
-    command.args(["exec", "--quiet", "--", "true"]);
-    process::finish(&mut command, process::PATIENCE)?
-        .ok()
-        .map(drop)
+    // Commands of others may be running, and theirs stays.
+    const TRIES: u32 = 10;
+    for _ in 0..TRIES {
+        let mut command = Command::new(tools::agent()?);
+        command.args(["exec", "--quiet", "--", "true"]);
+        process::finish(&mut command, process::PATIENCE)?.ok()?;
+        if scratch::pins(|name| name.starts_with("exec-")).is_empty() {
+            break;
+        }
+        // An agent that is being killed holds on for a moment.
+        thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
 }
 
 /// How commands are run: with these flags.
