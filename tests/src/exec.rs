@@ -13,6 +13,11 @@ use crate::{
     world::World,
 };
 
+/// Whether an instance is a command's.
+pub fn is_of_exec(name: &str) -> bool {
+    name.starts_with("exec-")
+}
+
 /// Clears what commands left whose agents were killed: the start of another one does.
 ///
 /// # Errors
@@ -24,7 +29,7 @@ pub fn clear_stale() -> Result<()> {
         let mut command = Command::new(tools::agent()?);
         command.args(["exec", "--quiet", "--", "true"]);
         process::finish(&mut command, process::PATIENCE)?.ok()?;
-        if scratch::pins(|name| name.starts_with("exec-")).is_empty() {
+        if scratch::left_by_all(is_of_exec)?.is_empty() {
             break;
         }
         // An agent that is being killed holds on for a moment.

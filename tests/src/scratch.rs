@@ -85,15 +85,20 @@ pub fn clear_stale() -> Result<()> {
 /// # Errors
 /// Where the cgroups cannot be listed.
 pub fn left_by(instance: &str) -> Result<Vec<PathBuf>> {
-    let mut left = pins(|name| name == instance);
-    left.extend(locks(|name| name == instance));
     // The world's own cgroup, at the root, goes with the world.
     let own = cgroup::mount()?.join(instance);
-    left.extend(
-        cgroup::named(|name| name == instance)?
-            .into_iter()
-            .filter(|path| *path != own),
-    );
+    let left = left_by_all(|name| name == instance)?;
+    Ok(left.into_iter().filter(|path| *path != own).collect())
+}
+
+/// What all instances have left for whose name `wanted` holds.
+///
+/// # Errors
+/// Where the cgroups cannot be listed.
+pub fn left_by_all(wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
+    let mut left = pins(&wanted);
+    left.extend(locks(&wanted));
+    left.extend(cgroup::named(wanted)?);
     Ok(left)
 }
 

@@ -10,8 +10,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use egress_tests::{
-    cgroup,
-    exec::Exec,
+    exec::{Exec, is_of_exec},
     process::{self, PATIENCE},
     scratch, tools,
     world::{World, nowhere4},
@@ -23,19 +22,9 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn is_of_exec(name: &str) -> bool {
-    name.starts_with("exec-")
-}
-
 /// Pins, cgroups, locks and interfaces of commands.
 fn left(world: &World) -> Result<Vec<PathBuf>> {
-    let mut left = scratch::pins(is_of_exec);
-    left.extend(cgroup::named(is_of_exec)?);
-    let locks = fs::read_dir("/run/egress-agent").into_iter().flatten();
-    left.extend(locks.filter_map(|entry| {
-        let path = entry.ok()?.path();
-        is_of_exec(&path.file_name()?.to_string_lossy()).then_some(path)
-    }));
+    let mut left = scratch::left_by_all(is_of_exec)?;
     let links = world.node.command("ip").args(["-o", "link"]).output()?;
     let links = String::from_utf8_lossy(&links.stdout).into_owned();
     left.extend(
