@@ -523,6 +523,36 @@ fn bad_input_is_one_line_and_nothing_runs() -> Result<()> {
 }
 
 #[test]
+fn in_a_cgroup_namespace_it_works_all_the_same() -> Result<()> {
+    let world = World::new()?;
+    let exec = Exec::new(&world, &["--allow", "allowed.test"]);
+    let inner = exec.command(&["curl", "-sS", "https://allowed.test/"])?;
+    let cgroup = world.cgroup().child("system/a/b/c")?;
+    let mount = egress_tests::cgroup::mount()?;
+    let script = format!(
+        "echo 0 > {}/cgroup.procs; exec unshare --cgroup --mount sh -c '\
+         mount --make-rprivate /; mount -t tmpfs none {mount}; mount -t cgroup2 none {mount}; \
+         exec \"$@\"' sh \"$@\"",
+        cgroup.display(),
+        mount = mount.display(),
+    );
+    let mut command = world.node.command("sh");
+    command
+        .args(["-c", &script, "sh"])
+        .arg(inner.get_program())
+        .args(inner.get_args())
+        .env("CURL_CA_BUNDLE", world.internet.authority());
+    let done = finish(&mut command, PATIENCE)?;
+    ensure!(done.status.success(), "{}", done.text());
+    ensure!(
+        done.stderr.contains("1 allowed, 0 denied, 0 dropped"),
+        "{}",
+        done.text()
+    );
+    Ok(())
+}
+
+#[test]
 fn a_firewall_between_command_and_gateway_is_said() -> Result<()> {
     let world = World::new()?;
     let rules = "table inet firewall { chain input { type filter hook input priority 0; policy accept; iifname \"egress-*\" drop; }; }";

@@ -156,10 +156,9 @@ impl Plan {
         entries.collect()
     }
 
-    /// Bit n set where a cgroup lies n levels deep.
+    /// Bit n set where a cgroup may lie n levels deep.
     pub fn cgroup_levels(&self) -> u32 {
-        let levels = self.endpoints.iter().map(|plan| plan.state.cgroup.level);
-        levels.fold(0, |bits, level| bits | 1 << level)
+        cgroup::levels(self.endpoints.iter().map(|plan| plan.state.cgroup))
     }
 }
 

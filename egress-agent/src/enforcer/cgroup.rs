@@ -70,6 +70,22 @@ pub struct CgroupId {
     pub level: u32,
 }
 
+/// Whether this process is in a cgroup namespace of its own, so that its hierarchy may begin
+/// anywhere in the kernel's, and a level below its root says nothing.
+pub fn is_namespaced() -> bool {
+    /// Of the first namespace: PROC_CGROUP_INIT_INO in include/linux/proc_ns.h.
+    const FIRST: u64 = 0xEFFF_FFFB;
+    fs::metadata("/proc/self/ns/cgroup").map_or(true, |namespace| namespace.ino() != FIRST)
+}
+
+/// The levels, as bits, at which the programs look for these cgroups.
+pub fn levels(cgroups: impl Iterator<Item = CgroupId>) -> u32 {
+    if is_namespaced() {
+        return (1..=MAX_LEVEL).fold(0, |bits, level| bits | 1 << level);
+    }
+    cgroups.fold(0, |bits, cgroup| bits | 1 << cgroup.level)
+}
+
 /// Reads id and level of a cgroup directory.
 pub fn identify(path: &Path) -> Result<CgroupId, CgroupError> {
     let root = root()?;
