@@ -33,8 +33,15 @@ pub struct Event {
     pub layer: u8,
     /// [`KIND_DROPPED`] or [`KIND_AUDIT`].
     pub kind: u8,
-    /// Zero.
-    pub reserved: u32,
+    /// When that window began, see [`previous_started`].
+    pub previous_started: u32,
+}
+
+/// A window's beginning, short: in milliseconds or so, and cut off after 52 days. Tells windows of
+/// one key apart, of which none is shorter than [`WINDOW_NS`].
+#[inline(always)]
+pub const fn previous_started(started_ns: u64) -> u32 {
+    (started_ns >> 20) as u32
 }
 
 /// What attempts have in common that are reported once.
@@ -67,6 +74,16 @@ pub struct ReportWindow {
     pub layer: u8,
     /// Zero.
     pub reserved: [u8; 7],
+}
+
+impl ReportWindow {
+    /// Not begun.
+    pub const EMPTY: Self = Self {
+        started_ns: 0,
+        attempts: 0,
+        layer: 0,
+        reserved: [0; 7],
+    };
 }
 
 const _: () = assert!(size_of::<Event>() == 104);

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use core::{
     ffi::c_void,
-    intrinsics::{AtomicOrdering, atomic_xadd},
+    intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd, atomic_xchg},
 };
 use egress_common::{
     address::Address,
@@ -248,6 +248,27 @@ unsafe fn storage<T>(
             .cast::<T>()
             .as_mut()
     }
+}
+
+/// Writes `new` where `old` is; false where it is not.
+///
+/// # Safety
+/// As for [`add`].
+#[inline(always)]
+pub(crate) unsafe fn exchange(slot: *mut u64, old: u64, new: u64) -> bool {
+    const ORDER: AtomicOrdering = AtomicOrdering::SeqCst;
+    // SAFETY: the caller's.
+    unsafe { atomic_cxchg::<u64, { ORDER }, { ORDER }>(slot, old, new) }.1
+}
+
+/// Writes `new` and returns what was there.
+///
+/// # Safety
+/// As for [`add`].
+#[inline(always)]
+pub(crate) unsafe fn replace(slot: *mut u64, new: u64) -> u64 {
+    // SAFETY: the caller's.
+    unsafe { atomic_xchg::<u64, { AtomicOrdering::SeqCst }>(slot, new) }
 }
 
 /// Adds atomically.

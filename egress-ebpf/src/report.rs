@@ -6,7 +6,9 @@ use core::ffi::c_void;
 use egress_common::{
     attempt::Attempt,
     endpoint::{Endpoint, MODE_AUDIT},
-    event::{Event, KIND_AUDIT, KIND_DROPPED, ReportKey, ReportWindow, WINDOW_NS},
+    event::{
+        Event, KIND_AUDIT, KIND_DROPPED, ReportKey, ReportWindow, WINDOW_NS, previous_started,
+    },
     process::Process,
     verdict::DropReason,
 };
@@ -74,14 +76,17 @@ fn note(ctx: *mut c_void, endpoint: u32, attempt: &Attempt, process: *const Proc
         source_port: attempt.source_port,
         layer,
         kind,
-        reserved: 0,
+        previous_started: 0,
     };
     match maps::report_window(&event.key) {
         Some(window) => {
-            // SAFETY: a live value of an LRU map; the fields are words, written atomically or by
-            // whoever restarts the window.
+            // SAFETY: a value of an LRU map, which is memory for as long as the program runs; its
+            // words are read and written atomically.
             unsafe {
-                if now.wrapping_sub((*window).started_ns) < WINDOW_NS {
+                let started = (&raw const (*window).started_ns).read_volatile();
+                let is_over = now.wrapping_sub(started) >= WINDOW_NS;
+                // Of several that find it over, one restarts it and reports.
+                if !is_over || !maps::exchange(&raw mut (*window).started_ns, started, now) {
                     // In Audit the other layers see again what the first one let pass.
                     if kind != KIND_AUDIT || (*window).layer == layer {
                         maps::add(&raw mut (*window).attempts, 1);
@@ -89,9 +94,8 @@ fn note(ctx: *mut c_void, endpoint: u32, attempt: &Attempt, process: *const Proc
                     }
                     return;
                 }
-                event.previous = (*window).attempts as u32;
-                (*window).started_ns = now;
-                (*window).attempts = 1;
+                event.previous = maps::replace(&raw mut (*window).attempts, 1) as u32;
+                event.previous_started = previous_started(started);
                 (*window).layer = layer;
             }
         }

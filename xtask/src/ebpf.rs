@@ -25,7 +25,7 @@ pub(crate) fn build() -> Result<PathBuf> {
     };
     progress::run(
         &format!("Building the BPF object with {}", toolchain.name()),
-        cargo(&toolchain, "build").args(["--message-format", "short"]),
+        &mut cargo(&toolchain, "build"),
     )?;
     let built = build_directory().join("bpfel-unknown-none/release/egress-ebpf");
     let object = paths::target().join("ebpf/egress-ebpf");
@@ -57,6 +57,8 @@ fn flags(linker: &Path) -> String {
         "-Cdebuginfo=2".to_owned(),
         format!("-Clinker={}", linker.display()),
         "-Clink-arg=--btf".to_owned(),
+        // Compare-and-exchange, which kernels have since 5.12.
+        "-Ctarget-cpu=v3".to_owned(),
     ]
     .join(SEPARATOR)
 }

@@ -19,7 +19,7 @@ use crate::{
 };
 use egress_common::{
     endpoint::Gateway,
-    event::{ReportKey, ReportWindow},
+    event::{ReportKey, ReportWindow, previous_started},
 };
 use ipnet::IpNet;
 use std::{
@@ -135,6 +135,8 @@ pub struct Instance {
     names: HashMap<u32, (String, bool)>,
     /// Records that came out of one event together with another.
     waiting: VecDeque<Record>,
+    /// When windows began that were closed in the last tick and the one before.
+    told: [HashMap<ReportKey, u32>; 2],
     generation: u64,
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
@@ -173,6 +175,7 @@ impl Instance {
             reports,
             names: HashMap::new(),
             waiting: VecDeque::new(),
+            told: Default::default(),
             generation: 0,
             log,
         };
@@ -286,6 +289,11 @@ impl Instance {
             log.flush();
         }
         let over = self.enforcer.close_windows(boottime_ns())?;
+        let told = over
+            .iter()
+            .map(|(key, window)| (*key, previous_started(window.started_ns)));
+        // An event that is older than a second has come by now.
+        self.told = [told.collect(), std::mem::take(&mut self.told[0])];
         Ok(self.repeated(over))
     }
 
@@ -315,7 +323,8 @@ impl Instance {
     }
 
     fn repeated(&self, over: Vec<(ReportKey, ReportWindow)>) -> Vec<Record> {
-        let records = over.iter().map(|(key, window)| {
+        let over = over.iter().filter(|(_, window)| window.attempts > 1);
+        let records = over.map(|(key, window)| {
             let audit = self
                 .names
                 .get(&key.endpoint)
@@ -325,11 +334,12 @@ impl Instance {
         records.collect()
     }
 
-    /// The record of an event, after that of the window before, if the kernel has restarted it
-    /// before anybody closed it.
+    /// The record of an event, after that of the window before, if the kernel has restarted that
+    /// before it was closed here. (It may still have restarted what was just taken away.)
     fn bypass(&self, event: &egress_common::event::Event) -> Vec<Record> {
         let mut records = Vec::new();
-        if event.previous > 1 {
+        let began = Some(&event.previous_started);
+        if !self.told.iter().any(|told| told.get(&event.key) == began) {
             let window = ReportWindow {
                 started_ns: 0,
                 attempts: event.previous.into(),

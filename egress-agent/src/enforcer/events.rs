@@ -1,8 +1,8 @@
 //! Perf events out of the kernel, decoded, with the lost ones counted.
 
-use crate::enforcer::{Enforcer, EnforcerError, state::failed};
+use crate::enforcer::{Enforcer, EnforcerError, bpffs, state::failed, sys};
 use aya::maps::{
-    HashMap, MapData, PerfEventArray,
+    HashMap, MapData, MapError, PerfEventArray,
     perf::{PerfEvent, PerfEventArrayBuffer},
 };
 use egress_common::{
@@ -61,30 +61,31 @@ impl Enforcer {
         Ok(())
     }
 
-    /// Closes the windows that are over and gives those in which there was more than the one
-    /// attempt that was reported. `now_ns` is `CLOCK_BOOTTIME`.
+    /// Closes the windows that are over and gives what was in them. `now_ns` is `CLOCK_BOOTTIME`.
     pub fn close_windows(
         &mut self,
         now_ns: u64,
     ) -> Result<Vec<(ReportKey, ReportWindow)>, EnforcerError> {
-        let mut map: HashMap<&mut MapData, ReportKey, ReportWindow> = self.map(maps::REPORTS)?;
-        let over: Vec<_> = map
-            .iter()
-            .filter_map(Result::ok)
+        let map: HashMap<&mut MapData, ReportKey, ReportWindow> = self.map(maps::REPORTS)?;
+        let over = map.iter().filter_map(Result::ok);
+        let over: Vec<_> = over
             .filter(|(_, window)| now_ns.saturating_sub(window.started_ns) > WINDOW_NS)
+            .map(|(key, _)| key)
             .collect();
-        for (key, _) in &over {
-            // A window that is over is never counted up again, only restarted; one that restarts
-            // at this very moment is reported anew at its next attempt.
-            match map.remove(key) {
-                Ok(()) | Err(aya::maps::MapError::KeyNotFound) => {}
-                Err(error) => return Err(failed(maps::REPORTS)(error)),
+        let failed = |error| failed(maps::REPORTS)(MapError::IoError(error));
+        let map = sys::get(&bpffs::map(&self.pins, maps::REPORTS)).map_err(failed)?;
+        let mut closed = Vec::new();
+        for key in over {
+            let mut window = ReportWindow::EMPTY;
+            // SAFETY: key and value are those of the map, and made of integers alone.
+            let taken = unsafe { sys::take(map.as_fd(), &key, &mut window) };
+            // It may have been restarted since it was read: then what is taken is the new one, and
+            // the old one's attempts came with an event.
+            if taken.map_err(failed)? {
+                closed.push((key, window));
             }
         }
-        Ok(over
-            .into_iter()
-            .filter(|(_, window)| window.attempts > 1)
-            .collect())
+        Ok(closed)
     }
 
     /// Gives what open windows hold so far, and closes them all: for the end.

@@ -14,6 +14,7 @@ use std::{
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
@@ -44,6 +45,15 @@ struct Object {
     path: u64,
     fd: u32,
     flags: u32,
+}
+
+#[repr(C)]
+struct Element {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 #[repr(C)]
@@ -136,6 +146,26 @@ pub(super) fn target(link: BorrowedFd<'_>) -> io::Result<u64> {
         // Its index is the first half of the word, its hook the second.
         LINK_TCX => Ok(u64::from(info.target as u32)),
         _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Takes an entry out of a map, with what it holds at that moment; false where it is not there. The
+/// library only removes, and reads before that.
+///
+/// # Safety
+/// Key and value are of the map's own sizes, and any bytes are a value.
+pub(super) unsafe fn take<K, V>(map: BorrowedFd<'_>, key: &K, value: &mut V) -> io::Result<bool> {
+    let attributes = Element {
+        map: map.as_raw_fd() as u32,
+        padding: 0,
+        key: (&raw const *key) as u64,
+        value: (&raw mut *value) as u64,
+        flags: 0,
+    };
+    match bpf(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &attributes) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

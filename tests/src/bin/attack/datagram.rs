@@ -4,6 +4,7 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::fd::AsRawFd as _,
+    time::{Duration, Instant},
 };
 
 /// `sendto` on a fresh socket.
@@ -71,4 +72,20 @@ fn socket(to: SocketAddr) -> io::Result<UdpSocket> {
     } else {
         UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))
     }
+}
+
+/// As many as go in that time, whatever becomes of them; returns how many were tried.
+pub(crate) fn flood(to: SocketAddr, time: Duration) -> io::Result<u64> {
+    let socket = socket(to)?;
+    let begun = Instant::now();
+    let mut tried = 0;
+    while begun.elapsed() < time {
+        match socket.send_to(b"x", to) {
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
+            Err(error) => return Err(error),
+        }
+        tried += 1;
+    }
+    Ok(tried)
 }

@@ -15,7 +15,7 @@ use std::{
     io::{self, BufRead as _},
     net::{IpAddr, SocketAddr},
     process::ExitCode,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -46,6 +46,11 @@ fn make(arguments: &[&str]) -> Result<()> {
         ["udp-connected", to, text] => Ok(datagram::send_connected(address(to)?, text)?),
         ["udp-elsewhere", first, to] => Ok(datagram::elsewhere(address(first)?, address(to)?)?),
         ["udp-many", to, count] => Ok(datagram::send_many(address(to)?, number(count)?)?),
+        ["udp-flood", to, millis] => {
+            let sent = datagram::flood(address(to)?, Duration::from_millis(number(millis)?))?;
+            println!("sent {sent}");
+            Ok(())
+        }
         ["udp-held", to] => Ok(datagram::held(address(to)?, wait)?),
         ["tcp", to] => Ok(stream::connect(address(to)?)?),
         ["tcp-from", port, to] => Ok(stream::connect_from(number(port)?, address(to)?)?),
