@@ -54,7 +54,7 @@ const MAPS: [(&str, Shape); 15] = {
         ("DIRECT_NETWORKS", (LPM_TRIE, 28, 1, 65_536)),
         ("NETWORKS", (LPM_TRIE, 20, 1, 4_096)),
         ("FLOWS", (LRU_HASH, 28, 8, 65_536)),
-        ("ORIGINS", (LRU_HASH, 20, 72, 65_536)),
+        ("ORIGINS", (LRU_HASH, 20, 96, 65_536)),
         ("SOCKETS", (SK_STORAGE, 4, 80, 0)),
         ("ACCEPTED", (SK_STORAGE, 4, 72, 0)),
         ("COUNTERS", (PER_CPU_ARRAY, 4, 8, 65_536)),

@@ -51,5 +51,20 @@ pub struct OriginQuery {
     pub reserved: u8,
 }
 
+/// An origin on its way from the endpoint's hook to the gateway's. The key comes first, so that who
+/// reads it after the rest sees whether the entry was given to another source meanwhile.
+#[repr(C)]
+#[derive(Clone, Copy)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug))]
+pub struct Published {
+    /// The source, as in the entry's key.
+    pub source: OriginQuery,
+    /// Zero.
+    pub reserved: u32,
+    /// Whose it is.
+    pub origin: Origin,
+}
+
+const _: () = assert!(size_of::<Published>() == 96 && align_of::<Published>() == 8);
 const _: () = assert!(size_of::<Origin>() == 72 && align_of::<Origin>() == 8);
 const _: () = assert!(size_of::<OriginQuery>() == 20 && align_of::<OriginQuery>() == 4);

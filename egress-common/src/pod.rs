@@ -5,7 +5,7 @@ use crate::{
     endpoint::{Endpoint, Link},
     event::{Event, ReportKey, ReportWindow},
     maps::{AddressKey, Config, DirectKey, FlowKey},
-    origin::{Origin, OriginQuery},
+    origin::{Origin, OriginQuery, Published},
 };
 
 macro_rules! pod {
@@ -28,5 +28,6 @@ pod!(
     FlowKey,
     Origin,
     AddressKey,
-    OriginQuery
+    OriginQuery,
+    Published
 );

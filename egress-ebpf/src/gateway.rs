@@ -167,7 +167,7 @@ pub(crate) fn established(ctx: &SockOpsContext) {
     let key = query(address, port, TCP);
     if let Some(origin) = maps::origin(&key) {
         // SAFETY: the context's own socket.
-        if !unsafe { maps::attach_origin(sk, origin) } {
+        if !unsafe { maps::attach_origin(sk, &origin) } {
             diagnose::not_attached(origin.endpoint);
         }
         maps::consume_origin(&key);
@@ -223,7 +223,7 @@ pub(crate) fn ask(ctx: &SockoptContext) -> bool {
         let Some(origin) = maps::origin(&key) else {
             return false;
         };
-        if !maps::attach_origin(sock(ctx), origin) {
+        if !maps::attach_origin(sock(ctx), &origin) {
             diagnose::not_attached(origin.endpoint);
             return false;
         }

@@ -19,7 +19,7 @@ use egress_common::{
         AddressKey, Config, DirectKey, FlowKey, MAX_ADDRESSES, MAX_COUNTERS, MAX_DIRECT_HOSTS,
         MAX_DIRECT_NETWORKS, MAX_FLOWS, MAX_NETWORKS, MAX_ORIGINS, MAX_REPORTS, counter,
     },
-    origin::{Origin, OriginQuery},
+    origin::{Origin, OriginQuery, Published},
     socket::Socket,
 };
 
@@ -47,7 +47,7 @@ static NETWORKS: LpmTrie<Address, u8> = LpmTrie::with_max_entries(MAX_NETWORKS, 
 #[map]
 static FLOWS: LruHashMap<FlowKey, u64> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
 #[map]
-static ORIGINS: LruHashMap<OriginQuery, Origin> = LruHashMap::with_max_entries(MAX_ORIGINS, 0);
+static ORIGINS: LruHashMap<OriginQuery, Published> = LruHashMap::with_max_entries(MAX_ORIGINS, 0);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_COUNTERS, 0);
 #[map]
@@ -134,16 +134,27 @@ pub(crate) fn knows_flow(key: &FlowKey) -> bool {
 
 /// Publishes an origin for the gateway's programs.
 #[inline(always)]
-pub(crate) fn publish_origin(key: &OriginQuery, origin: &Origin) -> bool {
-    ORIGINS.insert(key, origin, 0).is_ok()
+pub(crate) fn publish_origin(source: &OriginQuery, origin: &Origin) -> bool {
+    let published = Published {
+        source: *source,
+        reserved: 0,
+        origin: *origin,
+    };
+    ORIGINS.insert(source, published, 0).is_ok()
 }
 
 /// The origin published under this source.
 #[inline(always)]
-pub(crate) fn origin(key: &OriginQuery) -> Option<&'static Origin> {
-    // SAFETY: the same source overwrites its own entry alone; a torn read would still be of one
-    // endpoint, since the source decides the endpoint.
-    unsafe { ORIGINS.get(key) }
+pub(crate) fn origin(source: &OriginQuery) -> Option<Origin> {
+    // SAFETY: a live value, copied at once.
+    unsafe {
+        let published: *const Published = ORIGINS.get(source)?;
+        // The kernel gives an entry of an LRU map to another key while this one reads it, and then
+        // writes it from its beginning.
+        let origin = (&raw const (*published).origin).read_volatile();
+        let of = (&raw const (*published).source).read_volatile();
+        (of == *source).then_some(origin)
+    }
 }
 
 /// Forgets the origin published under this source.

@@ -4,7 +4,7 @@
 use egress_common::{
     endpoint::MODE_ENFORCE,
     maps,
-    origin::Origin,
+    origin::{Origin, Published},
     process::Process,
     verdict::{DropReason, Verdict},
 };
@@ -93,7 +93,12 @@ fn an_old_origin_opens_nothing() {
             endpoint: ID,
             published_ns: 1,
         };
-        kernel.insert(maps::ORIGINS, source(&attempt), origin);
+        let published = Published {
+            source: source(&attempt),
+            reserved: 0,
+            origin,
+        };
+        kernel.insert(maps::ORIGINS, published.source, published);
         assert!(!kernel.gateway_ingress(frame), "{frame:02x?}");
         assert_eq!(kernel.all_counts(), strangers(count), "{frame:02x?}");
     }

@@ -14,7 +14,7 @@ use egress_common::{
     endpoint::Endpoint,
     event::{ReportKey, ReportWindow},
     maps::{self, AddressKey, Config, DirectKey, MAX_COUNTERS, counter},
-    origin::{Origin, OriginQuery},
+    origin::{Origin, OriginQuery, Published},
     verdict::DropReason,
 };
 use ipnet::IpNet;
@@ -155,13 +155,14 @@ impl Kernel {
     /// What is published for a source.
     pub(crate) fn origin(&self, source: &OriginQuery) -> Option<Origin> {
         self.get(maps::ORIGINS, source)
+            .map(|published: Published| published.origin)
     }
 
     /// Forgets what was published for a source, if anything was.
     pub(crate) fn forget_origin(&mut self, source: &OriginQuery) {
         if self.origin(source).is_some() {
             let map = self.0.map_mut(maps::ORIGINS).unwrap();
-            let mut map: HashMap<&mut MapData, OriginQuery, Origin> = map.try_into().unwrap();
+            let mut map: HashMap<&mut MapData, OriginQuery, Published> = map.try_into().unwrap();
             map.remove(source).unwrap();
         }
     }
