@@ -1,8 +1,10 @@
 //! Running programs to their end, but not for ever; and waiting for things to become true.
 
 use std::{
+    env,
     io::Read,
     process::{Child, Command, ExitStatus, Stdio},
+    sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
@@ -11,6 +13,10 @@ use anyhow::{Context as _, Result, bail};
 
 /// How long a program may take that is not told otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Names by how many times longer everything may take, on a machine that is that much slower: an
+/// emulated one.
+const FACTOR: &str = "EGRESS_TESTS_PATIENCE";
 
 /// How long [`eventually`] waits.
 const EVENTUALLY: Duration = Duration::from_secs(5);
@@ -84,6 +90,7 @@ pub fn finish(command: &mut Command, patience: Duration) -> Result<Finished> {
 /// # Errors
 /// Where it takes longer than `patience`; it is left running.
 pub fn wait(child: &mut Child, patience: Duration) -> Result<ExitStatus> {
+    let patience = here(patience);
     let begun = Instant::now();
     loop {
         if let Some(status) = child.try_wait().context("could not wait")? {
@@ -113,6 +120,7 @@ pub fn within<T>(
     what: &str,
     mut ask: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
+    let patience = here(patience);
     let begun = Instant::now();
     loop {
         if let Some(answer) = ask()? {
@@ -123,6 +131,21 @@ pub fn within<T>(
         }
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// A time-out on this machine.
+///
+/// # Panics
+/// Where the factor that the environment names is no whole number.
+pub fn here(patience: Duration) -> Duration {
+    static MEMORY: OnceLock<u32> = OnceLock::new();
+    let factor = MEMORY.get_or_init(|| match env::var(FACTOR) {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|_| panic!("{FACTOR} is {text}: set a whole number")),
+        Err(_unset) => 1,
+    });
+    patience * *factor
 }
 
 fn collect(stream: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {

@@ -8,6 +8,7 @@ mod agent;
 mod ci;
 mod ebpf;
 mod environment;
+mod kernel;
 mod paths;
 mod progress;
 mod setup;
@@ -31,7 +32,7 @@ struct Arguments {
 enum Task {
     /// Install what is missing on this machine, or say exactly what to run
     Setup {
-        /// For what: `test` includes `demo`, `demo` includes `build`
+        /// For what; each includes the one before: build, demo, test, kernel, ci
         #[arg(value_enum, default_value_t = Needs::Test)]
         needs: Needs,
     },
@@ -47,6 +48,9 @@ enum Task {
     Demo,
     /// Set up, build, and run every test; needs root
     Test {
+        /// In another kernel, by QEMU: 6.1 or 6.12, as Debian packages it
+        #[arg(long, value_name = "VERSION")]
+        kernel: Option<kernel::Version>,
         /// Passed to the tests, e.g. a part of a test's name
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         filter: Vec<String>,
@@ -61,7 +65,10 @@ fn main() -> Result<()> {
         Task::BuildEbpf => ebpf::build().map(|_object| ()),
         Task::Build { release } => agent::build(Profile::of(release)).map(|_binary| ()),
         Task::Demo => suite::demo(),
-        Task::Test { filter } => suite::test(&filter),
+        Task::Test { kernel, filter } => match kernel {
+            Some(version) => suite::test_in(version, &filter),
+            None => suite::test(&filter),
+        },
         Task::Ci => ci::run(),
     }
 }

@@ -20,6 +20,8 @@ pub(crate) enum Needs {
     Demo,
     /// Run every test
     Test,
+    /// Run the tests in other kernels
+    Kernel,
     /// What CI checks besides
     Ci,
 }
@@ -31,7 +33,7 @@ struct Tool {
     needs: Needs,
 }
 
-const TOOLS: [Tool; 18] = [
+const TOOLS: &[Tool] = &[
     tool("cc", "gcc", Needs::Build),
     tool("ip", "iproute2", Needs::Demo),
     tool("tc", "iproute2", Needs::Demo),
@@ -50,6 +52,8 @@ const TOOLS: [Tool; 18] = [
     tool("nft", "nftables", Needs::Test),
     tool("go", "golang-go", Needs::Test),
     tool("chromium", "chromium", Needs::Test),
+    tool("qemu-system-x86_64", "qemu-system-x86", Needs::Kernel),
+    tool("busybox", "busybox-static", Needs::Kernel),
 ];
 
 /// The distribution's way to build for BPF (Debian 12).
@@ -143,7 +147,7 @@ fn install_packages(packages: &[&str]) -> Result<()> {
              (or their like where packages have other names), then this command again"
         );
     }
-    progress::run_quietly("Reading the package lists", apt().arg("update"))?;
+    read_package_lists()?;
     progress::run_quietly(
         &format!("Installing {list}"),
         apt()
@@ -152,7 +156,16 @@ fn install_packages(packages: &[&str]) -> Result<()> {
     )
 }
 
-fn apt() -> Command {
+/// Reads the lists of packages anew.
+///
+/// # Errors
+/// Where they cannot be had.
+pub(crate) fn read_package_lists() -> Result<()> {
+    progress::run_quietly("Reading the package lists", apt().arg("update"))
+}
+
+/// `apt-get`, which asks nothing.
+pub(crate) fn apt() -> Command {
     let mut command = Command::new("apt-get");
     command.env("DEBIAN_FRONTEND", "noninteractive").arg("-qq");
     command

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     agent::{self, Profile},
-    paths, progress,
+    kernel, paths, progress,
     setup::{self, Needs},
 };
 
@@ -46,6 +46,27 @@ pub(crate) fn test(filter: &[String]) -> Result<()> {
         .args(["--workspace", "--no-fail-fast", "--"])
         .args(filter);
     progress::run("Running every test", with_agent(&mut cargo, &agent))
+}
+
+/// Sets up, builds and runs every test that has to do with a kernel in one of the matrix, or those
+/// that the filter names.
+///
+/// # Errors
+/// Where a step or a test fails.
+pub(crate) fn test_in(version: kernel::Version, filter: &[String]) -> Result<()> {
+    must_be_root("test --kernel")?;
+    setup::run(Needs::Kernel)?;
+    kernel::test(version, &agent::build(Profile::Dev)?, filter)
+}
+
+/// Sets up, builds and runs the core set of tests in every kernel of the matrix.
+///
+/// # Errors
+/// Where a step or a test fails.
+pub(crate) fn test_in_matrix() -> Result<()> {
+    must_be_root("ci")?;
+    setup::run(Needs::Kernel)?;
+    kernel::core(&agent::build(Profile::Dev)?)
 }
 
 /// The tests and the demo find the binary that was built here, not whichever lies around.

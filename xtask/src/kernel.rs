@@ -1,0 +1,108 @@
+//! Tests in the kernels of the matrix: Debian's cloud kernels, booted by QEMU without
+//! virtualisation, with this machine's files read-only below them.
+
+use std::{fmt, str::FromStr};
+
+use anyhow::{Result, bail};
+
+use crate::progress;
+
+mod guest;
+mod machine;
+mod package;
+mod suites;
+
+use suites::Suites;
+
+/// The kernels that CI tests: the oldest one that the agent supports, which has no TCX, and the
+/// long-term one of today.
+pub(crate) const MATRIX: [Version; 2] = [
+    Version { major: 6, minor: 1 },
+    Version {
+        major: 6,
+        minor: 12,
+    },
+];
+
+/// A kernel's version, as far as the matrix is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Version {
+    major: u32,
+    minor: u32,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+impl FromStr for Version {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let numbers = text.split_once('.').and_then(|(major, minor)| {
+            Some(Self {
+                major: major.parse().ok()?,
+                minor: minor.parse().ok()?,
+            })
+        });
+        match numbers {
+            Some(version) => Ok(version),
+            None => bail!("a kernel is named by two numbers, e.g. 6.1"),
+        }
+    }
+}
+
+/// Runs every test in a kernel, or those that the filter names. The tests are built already.
+///
+/// # Errors
+/// Where the kernel cannot be had or booted, or a test fails.
+pub(crate) fn test(version: Version, agent: &std::path::Path, filter: &[String]) -> Result<()> {
+    run(version, agent, &Suites::build()?.filtered(filter)?)
+}
+
+/// Runs the core set in each kernel of the matrix.
+///
+/// # Errors
+/// As [`test`].
+pub(crate) fn core(agent: &std::path::Path) -> Result<()> {
+    let suites = Suites::build()?.core()?;
+    for version in MATRIX {
+        run(version, agent, &suites)?;
+    }
+    Ok(())
+}
+
+fn run(version: Version, agent: &std::path::Path, suites: &Suites) -> Result<()> {
+    let kernel = package::kernel(version)?;
+    progress::say(&format!(
+        "Booting {} and running {} there (no virtualisation: slow)",
+        kernel.release,
+        suites.summary(),
+    ));
+    let status = machine::run(&kernel, &guest::script(&kernel, agent, suites))?;
+    if status != 0 {
+        bail!(
+            "tests failed in Linux {version} ({}): see above",
+            kernel.release
+        );
+    }
+    progress::say(&format!("All tests passed in {}", kernel.release));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_two_numbers() {
+        for version in MATRIX {
+            assert_eq!(version.to_string().parse::<Version>().ok(), Some(version));
+        }
+        for text in ["6", "6.", "6.1.0", "v6.1", ""] {
+            assert!(text.parse::<Version>().is_err(), "{text}");
+        }
+    }
+}
