@@ -4,6 +4,7 @@
 pub mod attach;
 pub mod bpffs;
 pub mod cgroup;
+pub mod clsact;
 pub mod counters;
 pub mod events;
 pub mod node;
@@ -11,10 +12,13 @@ pub mod probe;
 pub mod state;
 mod sys;
 
-use crate::enforcer::{attach::AttachError, bpffs::BpffsError};
+use crate::enforcer::{attach::AttachError, bpffs::BpffsError, clsact::Links};
 use aya::{Btf, Ebpf, EbpfLoader, include_bytes_aligned, programs::Program};
 use egress_common::maps::PINNED;
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 /// The BPF object, as `cargo xtask build-ebpf` made it: an ELF file, aligned for parsing in place.
 pub static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
@@ -77,6 +81,9 @@ pub enum EnforcerError {
 pub struct Enforcer {
     ebpf: Ebpf,
     pins: PathBuf,
+    links: Links,
+    /// On kernels without TCX, the interface of each filter, by its name.
+    filters: HashMap<String, u32>,
 }
 
 impl Enforcer {
@@ -102,12 +109,19 @@ impl Enforcer {
         Ok(Self {
             ebpf,
             pins: pins.to_owned(),
+            links: Links::of_this_kernel(),
+            filters: HashMap::new(),
         })
     }
 
     /// Where maps and links are pinned.
     pub fn pins(&self) -> &Path {
         &self.pins
+    }
+
+    /// How programs get onto links here.
+    pub fn links(&self) -> Links {
+        self.links
     }
 
     /// What the programs themselves log (aya-log), for whoever polls it.

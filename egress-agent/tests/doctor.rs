@@ -8,6 +8,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use egress_agent::enforcer::clsact::Links;
 use serde_json::Value;
 
 /// The overflow user and group (kernel.overflowuid).
@@ -46,10 +47,15 @@ fn root_has_what_the_agent_needs() {
         "BPF JIT",
         "perf events",
         "veth",
-        "TCX",
     ] {
         assert!(has(&text, "ok", name), "{name}\n{text}");
     }
+    // Before 6.6 it says what the other way onto links means.
+    let links = match Links::of_this_kernel() {
+        Links::Tcx => "ok",
+        Links::Clsact => "warning",
+    };
+    assert!(has(&text, links, "links"), "{text}");
     assert!(!text.contains('\x1b'), "colour without a terminal\n{text}");
 }
 

@@ -130,6 +130,14 @@ fn detach_removes_everything() -> Result<()> {
     .ok()?;
     ensure!(!addresses.contains("169.254.64.1"), "{addresses}");
     ensure!(!addresses.contains("fd65:6772:6573::1"), "{addresses}");
+    // Before Linux 6.6 there are filters on the link, and their qdisc.
+    for what in ["qdisc", "filter"] {
+        let left = on_the_link(&scene, what)?;
+        ensure!(
+            !left.contains("clsact") && !left.contains("egress"),
+            "{left}"
+        );
+    }
     Ok(())
 }
 
@@ -238,6 +246,16 @@ fn from_its_first_connection_an_endpoint_is_known_to_the_gateway() -> Result<()>
     let unknown = opened.iter().find(|r| r.reason() == "unknown_endpoint");
     ensure!(unknown.is_none(), "{unknown:?}");
     Ok(())
+}
+
+/// What `tc` shows of the node's side of the pod's link.
+fn on_the_link(scene: &Scene, what: &str) -> Result<String> {
+    let mut tc = scene.world.node.command("tc");
+    tc.args([what, "show", "dev", &scene.pod.interface]);
+    if what == "filter" {
+        tc.arg("ingress");
+    }
+    process::finish(&mut tc, process::PATIENCE)?.ok()
 }
 
 fn pins(scene: &Scene) -> Vec<std::path::PathBuf> {

@@ -3,7 +3,9 @@
 use crate::{
     app::plan::Plan,
     enforcer::{
-        Enforcer, EnforcerError, bpffs,
+        Enforcer, EnforcerError,
+        attach::detach_filters,
+        bpffs,
         cgroup::{self, CgroupError},
         events::Report,
         node::{Node, NodeError},
@@ -109,6 +111,12 @@ pub enum InstanceError {
     /// The gateway said why it cannot work.
     #[error("gateway: {0}")]
     Gateway(String),
+    /// What is on links, where the kernel has no TCX.
+    #[error("the filters of links could not be removed: {source}; `tc filter show` lists them")]
+    Filters {
+        /// Why.
+        source: io::Error,
+    },
     /// A folder.
     #[error("{path}: {source}")]
     Folder {
@@ -367,6 +375,10 @@ pub async fn remove(
 ) -> Result<Vec<String>, InstanceError> {
     let mut removed = Vec::new();
     let pins = bpffs::instance(name);
+    let filters = detach_filters(&pins).map_err(|source| InstanceError::Filters { source })?;
+    if filters > 0 {
+        removed.push(format!("{filters} filters of links"));
+    }
     if bpffs::remove(&pins).map_err(EnforcerError::from)? {
         removed.push(format!("pins {}", pins.display()));
     }

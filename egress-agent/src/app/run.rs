@@ -7,7 +7,7 @@ use crate::{
         plan::{Ids, Plan},
     },
     config::{self, Config},
-    enforcer::{bpffs, node::Node, state::pinned_ids},
+    enforcer::{bpffs, clsact::Links, node::Node, state::pinned_ids},
     telemetry::{
         record::{Event, Posture, Record},
         sink::Sink,
@@ -59,7 +59,8 @@ async fn run_locked(path: &Path, config: &Config) -> anyhow::Result<()> {
         }
     };
     ids.retain(&plan);
-    sink.write(&posture("ready", &plan, adopted));
+    let links = instance.enforcer().links();
+    sink.write(&posture("ready", &plan, adopted, links));
     eprintln!("ready: {} endpoints enforced", plan.endpoints.len());
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -86,7 +87,7 @@ async fn run_locked(path: &Path, config: &Config) -> anyhow::Result<()> {
                 match reloaded.await {
                     Ok(new) => {
                         plan = new;
-                        sink.write(&posture("reloaded", &plan, false));
+                        sink.write(&posture("reloaded", &plan, false, links));
                         eprintln!("reloaded: generation {generation}");
                     }
                     Err(error) => eprintln!("egress-agent: reload refused, the policy stays as it was: {error:#}"),
@@ -97,7 +98,7 @@ async fn run_locked(path: &Path, config: &Config) -> anyhow::Result<()> {
         }
     }
     finish(&mut instance, &mut sink)?;
-    sink.write(&posture("stopped", &plan, false));
+    sink.write(&posture("stopped", &plan, false, links));
     eprintln!(
         "stopped: the pins go on enforcing, and endpoints stay cut off, until the agent runs again or `egress-agent detach --yes`"
     );
@@ -197,7 +198,7 @@ pub fn has_ipv6() -> bool {
     disabled.is_ok_and(|value| value.trim() == "0")
 }
 
-fn posture(state: &str, plan: &Plan, adopted: bool) -> Record {
+fn posture(state: &str, plan: &Plan, adopted: bool, links: Links) -> Record {
     let mut detail = serde_json::Map::new();
     let endpoints = plan.endpoints.iter().map(|endpoint| {
         let audit = endpoint.state.mode == egress_common::endpoint::MODE_AUDIT;
@@ -210,6 +211,7 @@ fn posture(state: &str, plan: &Plan, adopted: bool) -> Record {
     });
     detail.insert("endpoints".into(), endpoints.collect());
     detail.insert("adopted".into(), adopted.into());
+    detail.insert("links".into(), links.name().into());
     Record::now(Event::Posture(Posture {
         endpoint: None,
         state: state.to_owned(),

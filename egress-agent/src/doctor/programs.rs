@@ -4,7 +4,7 @@ use super::{
     Check, line_of,
     veth::{self, Failure},
 };
-use crate::enforcer::{EnforcerError, probe::Probe};
+use crate::enforcer::{EnforcerError, clsact::Links, probe::Probe};
 
 pub(super) fn checks() -> Vec<Check> {
     let mut probe = match Probe::load() {
@@ -157,14 +157,22 @@ fn pair_failed(failure: &Failure) -> Check {
     }
 }
 
-fn attached_link(attached: std::io::Result<()>) -> Check {
+fn attached_link(attached: std::io::Result<Links>) -> Check {
+    const NAME: &str = "links";
     match attached {
-        Ok(()) => Check::ok("TCX", "programs attach to links"),
-        Err(error) => Check::missing(
-            "TCX",
-            with_sources(&error),
-            "this version cannot attach to links, so frames of AF_PACKET sockets would pass",
+        Ok(Links::Tcx) => Check::ok(NAME, "programs attach by TCX"),
+        Ok(Links::Clsact) => Check::warning(
+            NAME,
+            "no TCX in this kernel; programs attach as filters of clsact",
+            "they enforce the same, but whoever administrates the node's network (tc) can remove \
+             them, which TCX does not allow",
             "boot a kernel of 6.6 or newer",
+        ),
+        Err(error) => Check::missing(
+            NAME,
+            with_sources(&error),
+            "programs cannot attach to links, so frames of AF_PACKET sockets would pass",
+            "boot a kernel of 6.6 or newer, or load the modules sch_ingress and cls_bpf",
         ),
     }
 }

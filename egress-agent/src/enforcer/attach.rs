@@ -1,7 +1,11 @@
 //! Attaching and pinning. A link that is pinned already gets the new program in place; there is
 //! never a moment with neither.
 
-use crate::enforcer::{Enforcer, bpffs, sys};
+use crate::enforcer::{
+    Enforcer, bpffs,
+    clsact::{self, Links, Side},
+    sys,
+};
 use aya::programs::{ProgramError, ProgramFd};
 use std::{
     fs::{self, File},
@@ -37,8 +41,13 @@ const GATEWAY_HOOKS: &[Hook] = &[
     ("gateway_setsockopt", 22),
     ("gateway_skb_ingress", 0),
 ];
-/// The programs on the host side of a link (TCX), which receives what the endpoint sends.
+/// The programs on the host side of a link, which receives what the endpoint sends: by TCX, or, on
+/// kernels without it, by filters of the same side.
 pub(super) const LINK_HOOKS: &[Hook] = &[("egress_link_in", 47), ("egress_link_out", 46)];
+const LINK_SIDES: &[(&str, Side)] = &[
+    ("egress_link_in", Side::Egress),
+    ("egress_link_out", Side::Ingress),
+];
 
 /// Every hook that there is to attach to: endpoints' cgroups, the gateway's, links.
 pub fn hooks() -> impl Iterator<Item = Hook> {
@@ -101,6 +110,13 @@ impl Enforcer {
 
     /// Attaches the link programs to the host side of an endpoint's veth, ahead of all others.
     pub fn attach_link(&mut self, name: &str, interface: u32) -> Result<(), AttachError> {
+        match self.links {
+            Links::Tcx => self.attach_tcx(name, interface),
+            Links::Clsact => self.attach_filters(name, interface),
+        }
+    }
+
+    fn attach_tcx(&mut self, name: &str, interface: u32) -> Result<(), AttachError> {
         let target = Target {
             number: interface,
             id: interface.into(),
@@ -109,6 +125,21 @@ impl Enforcer {
         };
         for hook in LINK_HOOKS {
             self.attach(*hook, name, &target)?;
+        }
+        Ok(())
+    }
+
+    fn attach_filters(&mut self, name: &str, interface: u32) -> Result<(), AttachError> {
+        for (program, side) in LINK_SIDES {
+            let fd = self.program_fd(program)?;
+            let filter = clsact::name_of(&bpffs::link(&self.pins, &pin_name(name, program)));
+            let attached = clsact::attach(&filter, fd.as_fd(), interface, *side);
+            attached.map_err(|source| AttachError::Attach {
+                program,
+                target: format!("interface {interface}"),
+                source,
+            })?;
+            self.filters.insert(filter, interface);
         }
         Ok(())
     }
@@ -177,17 +208,46 @@ impl Enforcer {
     }
 
     /// Removes the pins of links whose name is none of these, and thereby detaches them.
-    pub fn detach_all_but(&self, names: &[&str]) -> io::Result<()> {
-        for entry in fs::read_dir(self.pins.join("links"))? {
+    pub fn detach_all_but(&mut self, names: &[&str]) -> io::Result<()> {
+        let kept = |link: &str| {
+            let name = link.rsplit_once("--").map_or("", |(name, _)| name);
+            names.iter().any(|kept| escaped(kept) == name)
+        };
+        let links = self.pins.join("links");
+        for entry in fs::read_dir(&links)? {
             let entry = entry?;
-            let file = entry.file_name();
-            let file = file.to_string_lossy();
-            let name = file.rsplit_once("--").map_or("", |(name, _)| name);
-            if !names.iter().any(|kept| escaped(kept) == name) {
+            if !kept(&entry.file_name().to_string_lossy()) {
                 fs::remove_file(entry.path())?;
             }
         }
+        if self.links == Links::Clsact {
+            let own = clsact::name_of(&links);
+            let filters = &mut self.filters;
+            clsact::detach(|name, interface| {
+                let Some(link) = clsact::link_of(name, &own) else {
+                    return false;
+                };
+                // An endpoint keeps its name when its interface is another.
+                let elsewhere = filters.get(name).is_some_and(|now| *now != interface);
+                elsewhere || !kept(link)
+            })?;
+            filters.retain(|name, _| clsact::link_of(name, &own).is_some_and(kept));
+        }
         Ok(())
+    }
+}
+
+/// Removes what an instance has on links, where no pin holds it.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn detach_filters(pins: &Path) -> io::Result<usize> {
+    match Links::of_this_kernel() {
+        Links::Tcx => Ok(0),
+        Links::Clsact => {
+            let own = clsact::name_of(&pins.join("links"));
+            clsact::detach(|name, _interface| clsact::link_of(name, &own).is_some())
+        }
     }
 }
 

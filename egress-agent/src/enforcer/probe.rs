@@ -8,7 +8,12 @@ use egress_common::maps;
 use rustix::net::{AddressFamily, SocketType};
 
 use crate::enforcer::{
-    EnforcerError, OBJECT, attach::LINK_HOOKS, load_program, state::failed, sys,
+    EnforcerError, OBJECT,
+    attach::LINK_HOOKS,
+    clsact::{self, Links, Side},
+    load_program,
+    state::failed,
+    sys,
 };
 
 /// What the kernel said to each program.
@@ -55,11 +60,12 @@ impl Probe {
             .reduce(|all, one| all && one)
     }
 
-    /// Attaches to a link of the thread's network namespace, as the enforcer does, and detaches.
+    /// Attaches to a link of the thread's network namespace, as the enforcer does. A filter goes
+    /// with the link.
     ///
     /// # Errors
-    /// The kernel refuses: TCX came with 6.6.
-    pub fn attach_link(&self, interface: &str) -> io::Result<()> {
+    /// The kernel refuses: TCX came with 6.6, and clsact may lack its modules.
+    pub fn attach_link(&self, interface: &str) -> io::Result<Links> {
         let (name, attach_type) = LINK_HOOKS[0];
         let program = self.ebpf.program(name);
         let program = program.ok_or(io::ErrorKind::NotFound)?;
@@ -68,7 +74,16 @@ impl Probe {
             rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)?,
             interface,
         )?;
-        sys::link_create(fd.as_fd(), index, attach_type, sys::BEFORE).map(drop)
+        let links = Links::of_this_kernel();
+        match links {
+            Links::Tcx => {
+                sys::link_create(fd.as_fd(), index, attach_type, sys::BEFORE).map(drop)?
+            }
+            Links::Clsact => {
+                clsact::attach("egress-agent/doctor", fd.as_fd(), index, Side::Egress)?
+            }
+        }
+        Ok(links)
     }
 
     /// Opens a perf buffer of one CPU, as large as the enforcer's, and closes it.
