@@ -1,7 +1,7 @@
 //! The programs without an instance: whether this kernel takes them. Nothing is pinned, and all
 //! of it goes with the value.
 
-use std::{io, os::fd::AsFd};
+use std::{collections::BTreeMap, io, os::fd::AsFd};
 
 use aya::{Btf, Ebpf, EbpfLoader, maps::PerfEventArray, programs::ProgramError};
 use egress_common::maps;
@@ -50,6 +50,16 @@ impl Probe {
     /// Those that the kernel refused, and why.
     pub fn refused(&self) -> &[(String, ProgramError)] {
         &self.refused
+    }
+
+    /// How many instructions the verifier walked for each program that was loaded, as far as the
+    /// kernel tells.
+    pub fn verified_instructions(&self) -> BTreeMap<String, u32> {
+        let counts = self.ebpf.programs().filter_map(|(name, program)| {
+            let count = program.info().ok()?.verified_instruction_count()?;
+            Some((name.to_owned(), count))
+        });
+        counts.collect()
     }
 
     /// Whether the kernel made machine code of all that it loaded; `None` where that is nothing.

@@ -2,11 +2,16 @@
 //! the initial RAM file system's `init`, which finds this machine's files; the second is process 1
 //! on top of them.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result, bail};
 
 use super::{
+    Version,
     package::Kernel,
     suites::{Suites, quoted},
 };
@@ -53,16 +58,19 @@ $b mount --bind "$modules" "/lib/modules/$($b uname -r)"
 printf '#!/bin/busybox sh\nexec /bin/busybox modprobe "$@"\n' > /run/modprobe
 $b chmod 755 /run/modprobe
 echo /run/modprobe > /proc/sys/kernel/modprobe
+# A device file that other systems make at boot; iodine wants it.
+$b modprobe tun
 $b ip link set lo up
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/root RUST_TEST_THREADS=2
 "#;
 
-/// Its last words: the status, where this machine reads it.
+/// Its last words: the status, where this machine reads it, and what was to be recorded.
 const AFTER: &str = r#"
 [ -z "$failed" ] || echo "failed:$failed"
 [ -z "$failed" ]
 echo "status $?" > /dev/ttyS1
+[ -z "$UPDATE_BUDGET" ] || cat "$budget" > /dev/ttyS1
 echo 0 > /proc/sys/kernel/printk
 $b poweroff -f
 "#;
@@ -73,10 +81,27 @@ pub(super) fn script(kernel: &Kernel, agent: &Path, suites: &Suites) -> String {
     let modules = path(&kernel.modules());
     let agent = path(agent);
     let tests = suites.script();
+    let update = match updated() {
+        true => format!(
+            "export UPDATE_BUDGET=1\nbudget={}",
+            path(&budget(kernel.version))
+        ),
+        false => String::new(),
+    };
     format!(
-        "modules={modules}\n{BEFORE}\nexport EGRESS_AGENT={agent} EGRESS_TESTS_PATIENCE={PATIENCE}\n\
+        "modules={modules}\n{BEFORE}\n{update}\nexport EGRESS_AGENT={agent} EGRESS_TESTS_PATIENCE={PATIENCE}\n\
          {tests}\n{AFTER}"
     )
+}
+
+/// Whether the verifier's budget is to be recorded anew.
+pub(super) fn updated() -> bool {
+    env::var_os("UPDATE_BUDGET").is_some()
+}
+
+/// Where it is recorded: `egress-agent/tests/budget.rs` says how.
+pub(super) fn budget(version: Version) -> PathBuf {
+    paths::root().join(format!("egress-agent/tests/budget/{version}.txt"))
 }
 
 /// Makes the initial RAM file system in `directory`, with the script of process 1 in it.

@@ -4,6 +4,7 @@
 use std::{
     env,
     fs::{self, File},
+    io::ErrorKind,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -40,13 +41,19 @@ pub(super) fn run(kernel: &Kernel, script: &str) -> Result<i32> {
     let mut qemu = Process::start("qemu", qemu(kernel, &files).stdin(Stdio::null()))?;
     let status = qemu.wait(PATIENCE)?;
     let told = fs::read_to_string(files.status()).unwrap_or_default();
-    let told = told
-        .trim()
-        .strip_prefix("status ")
-        .and_then(|status| status.parse().ok());
-    told.with_context(|| {
+    let told = told.strip_prefix("status ").and_then(|told| {
+        let (status, file) = told.split_once('\n')?;
+        Some((status.trim().parse().ok()?, file))
+    });
+    let (told, budget) = told.with_context(|| {
         format!("the guest ended before its tests did (qemu ended with {status}): see above")
-    })
+    })?;
+    if guest::updated() && !budget.is_empty() {
+        let file = guest::budget(kernel.version);
+        let text = budget.replace("\r\n", "\n");
+        fs::write(&file, text).with_context(|| format!("could not write {}", file.display()))?;
+    }
+    Ok(told)
 }
 
 fn qemu(kernel: &Kernel, files: &Files) -> Command {
@@ -134,6 +141,9 @@ fn dying_with_us(program: &str) -> Command {
     command
 }
 
+/// Where this machine's files are shown, in the directory of a run.
+const SHARE: &str = "share";
+
 /// A directory of one run, removed when dropped.
 struct Files(PathBuf);
 
@@ -142,7 +152,7 @@ impl Files {
     fn new() -> Result<Self> {
         let path = env::temp_dir().join(format!("egress-kernel-{}", std::process::id()));
         // What a killed run with our number left.
-        fs::remove_dir_all(&path).ok();
+        remove(&path)?;
         let files = Self(path);
         fs::create_dir_all(files.share())
             .with_context(|| format!("could not make {}", files.0.display()))?;
@@ -164,16 +174,28 @@ impl Files {
 
     /// Empty but in virtiofsd's mount namespace.
     fn share(&self) -> PathBuf {
-        self.0.join("share")
+        self.0.join(SHARE)
     }
 }
 
 impl Drop for Files {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("could not remove {}: {error}", self.0.display());
+        if let Err(error) = remove(&self.0) {
+            eprintln!("{error:#}");
         }
     }
+}
+
+/// Removes the directory of a run, but nothing that is mounted in it, whatever went wrong.
+fn remove(path: &Path) -> Result<()> {
+    let removed = match fs::remove_dir(path.join(SHARE)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => match fs::remove_dir_all(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        },
+    };
+    removed.with_context(|| format!("could not remove {}", path.display()))
 }
 
 /// A program of ours, ended when dropped.

@@ -14,6 +14,8 @@ use crate::{paths, progress, setup};
 
 /// An unpacked kernel.
 pub(super) struct Kernel {
+    /// Which one it is in the matrix.
+    pub(super) version: Version,
     /// As `uname -r` tells it.
     pub(super) release: String,
     /// Its directory: holds `boot/` and `lib/modules/`.
@@ -50,7 +52,11 @@ pub(super) fn kernel(version: Version) -> Result<Kernel> {
         .strip_prefix("linux-image-")
         .unwrap_or(&name)
         .to_owned();
-    Ok(Kernel { release, directory })
+    Ok(Kernel {
+        version,
+        release,
+        directory,
+    })
 }
 
 fn cached_or_downloaded(version: Version) -> Result<(String, PathBuf)> {
