@@ -1,4 +1,5 @@
-//! What CI runs: formatting, lints, licences and sources, then every test.
+//! What CI runs: formatting, lints, licences and sources, then every test, and the core set of them
+//! in other kernels.
 
 use anyhow::Result;
 
@@ -18,7 +19,8 @@ pub(crate) fn run() -> Result<()> {
     ebpf::build()?;
     lints()?;
     licences()?;
-    suite::test(&[])
+    suite::test(&[])?;
+    suite::test_in_matrix()
 }
 
 fn formatting() -> Result<()> {

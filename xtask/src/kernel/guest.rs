@@ -116,7 +116,8 @@ pub(super) fn initrd(kernel: &Kernel, script: &str, directory: &Path) -> Result<
     let Some(busybox) = paths::program("busybox") else {
         bail!("no busybox here: cargo xtask setup kernel");
     };
-    copy(&busybox, &root.join("bin/busybox"))?;
+    let busybox = static_busybox(&busybox)?;
+    write(&root.join("bin/busybox"), busybox)?;
     let modules = boot_modules(kernel)?;
     for module in &modules {
         copy(
@@ -125,13 +126,30 @@ pub(super) fn initrd(kernel: &Kernel, script: &str, directory: &Path) -> Result<
         )?;
     }
     let order: Vec<_> = modules.iter().map(|module| file(module)).collect();
-    write(&root.join("modules/order"), &order.join("\n"))?;
+    write(&root.join("modules/order"), order.join("\n"))?;
     write(&root.join("init"), INIT)?;
     write(&root.join("guest.sh"), script)?;
-    let pack = "chmod 755 init && find . | busybox cpio -o -H newc > ../initrd";
+    let pack = "chmod 755 init bin/busybox && find . | busybox cpio -o -H newc > ../initrd";
     let mut shell = Command::new("sh");
     shell.args(["-c", pack]).current_dir(&root);
     progress::run_quietly("Packing the guest's first files", &mut shell)
+}
+
+/// Its content, if it needs no library, of which the guest's first file system has none.
+fn static_busybox(path: &Path) -> Result<Vec<u8>> {
+    /// Part of the interpreter's name in programs that are linked dynamically.
+    const INTERPRETER: &[u8] = b"/ld-linux";
+    let content = fs::read(path).with_context(|| format!("could not read {}", path.display()))?;
+    if content
+        .windows(INTERPRETER.len())
+        .any(|part| part == INTERPRETER)
+    {
+        bail!(
+            "{} is linked dynamically: apt-get install busybox-static, in its place",
+            path.display()
+        );
+    }
+    Ok(content)
 }
 
 /// The modules' paths below the kernel's directory of modules, each after those that it needs.
@@ -175,8 +193,8 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
         .with_context(|| format!("could not copy {} to {}", from.display(), to.display()))
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).with_context(|| format!("could not write {}", path.display()))
+fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
+    fs::write(path, content).with_context(|| format!("could not write {}", path.display()))
 }
 
 #[cfg(test)]

@@ -10,12 +10,48 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{agent, paths, progress};
 
-/// What CI runs in each kernel of the matrix: every hook and the life of what is attached, in a
-/// few minutes. A suite, and parts of its tests' names; none for all of them.
-const CORE: [(&str, &[&str]); 3] = [
+/// What CI runs in each kernel of the matrix, in a few minutes: every program on every hook, what
+/// they make of packets, and the life of what is attached. A program's name, and parts of its tests'
+/// names; none for all of them.
+const CORE: [(&str, &[&str]); 10] = [
     ("object", &[]),
-    ("packets", &["the_link_judges", "a_sockets_egress_judges"]),
+    ("budget", &[]),
+    ("doctor", &[]),
+    ("clsact", &[]),
+    ("packets", &["judges", "audit", "state::", "gateway::"]),
     ("life", &[]),
+    (
+        "bypass",
+        &[
+            "tcp_by_ipv4",
+            "udp_by_ipv6",
+            "a_whole_frame",
+            "in_audit",
+            "no_relay",
+        ],
+    ),
+    (
+        "hostnetwork",
+        &[
+            "allowed_name",
+            "look_ups",
+            "dialled",
+            "udp_by_ipv4",
+            "a_raw_socket",
+        ],
+    ),
+    (
+        "legitimate",
+        &[
+            "direct_entries",
+            "a_server_in_the_pod",
+            "neighbours_are_found",
+        ],
+    ),
+    (
+        "exec_escapes",
+        &["packets_of_every_kind", "raw_sockets", "families"],
+    ),
 ];
 
 /// The directories of the packages whose tests have to do with the kernel.
