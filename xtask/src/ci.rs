@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use crate::{
-    agent, ebpf, paths, progress,
+    agent, ebpf, kernel, paths, progress,
     setup::{self, Needs},
     suite,
 };
@@ -20,7 +20,7 @@ pub(crate) fn run() -> Result<()> {
     lints()?;
     licences()?;
     suite::test(&[])?;
-    suite::test_in_matrix()
+    suite::test_core_in(&kernel::MATRIX)
 }
 
 fn formatting() -> Result<()> {

@@ -51,6 +51,9 @@ enum Task {
         /// In another kernel, by QEMU: 6.1 or 6.12, as Debian packages it
         #[arg(long, value_name = "VERSION")]
         kernel: Option<kernel::Version>,
+        /// There, only what CI runs
+        #[arg(long, requires = "kernel", conflicts_with = "filter")]
+        core: bool,
         /// Passed to the tests, e.g. a part of a test's name
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         filter: Vec<String>,
@@ -65,7 +68,12 @@ fn main() -> Result<()> {
         Task::BuildEbpf => ebpf::build().map(|_object| ()),
         Task::Build { release } => agent::build(Profile::of(release)).map(|_binary| ()),
         Task::Demo => suite::demo(),
-        Task::Test { kernel, filter } => match kernel {
+        Task::Test {
+            kernel,
+            core,
+            filter,
+        } => match kernel {
+            Some(version) if core => suite::test_core_in(&[version]),
             Some(version) => suite::test_in(version, &filter),
             None => suite::test(&filter),
         },

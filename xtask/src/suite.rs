@@ -59,14 +59,14 @@ pub(crate) fn test_in(version: kernel::Version, filter: &[String]) -> Result<()>
     kernel::test(version, &agent::build(Profile::Dev)?, filter)
 }
 
-/// Sets up, builds and runs the core set of tests in every kernel of the matrix.
+/// Sets up, builds and runs the core set of tests in each of these kernels.
 ///
 /// # Errors
 /// Where a step or a test fails.
-pub(crate) fn test_in_matrix() -> Result<()> {
-    must_be_root("ci")?;
+pub(crate) fn test_core_in(versions: &[kernel::Version]) -> Result<()> {
+    must_be_root("test --kernel")?;
     setup::run(Needs::Kernel)?;
-    kernel::core(&agent::build(Profile::Dev)?)
+    kernel::core(versions, &agent::build(Profile::Dev)?)
 }
 
 /// The tests and the demo find the binary that was built here, not whichever lies around.

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{guest, package::Kernel};
+use super::{guest, left_by_the_dead, package::Kernel};
 use crate::paths;
 
 /// How long a guest may run: everything takes about a third of that on two CPUs.
@@ -141,6 +141,9 @@ fn dying_with_us(program: &str) -> Command {
     command
 }
 
+/// The name of a run's directory, before the number of our process.
+const NAME: &str = "egress-kernel-";
+
 /// Where this machine's files are shown, in the directory of a run.
 const SHARE: &str = "share";
 
@@ -150,9 +153,10 @@ struct Files(PathBuf);
 impl Files {
     /// In the temporary directory, since a socket's path must be short (unix(7)).
     fn new() -> Result<Self> {
-        let path = env::temp_dir().join(format!("egress-kernel-{}", std::process::id()));
-        // What a killed run with our number left.
-        remove(&path)?;
+        let path = env::temp_dir().join(format!("{NAME}{}", std::process::id()));
+        for left in left_by_the_dead(&env::temp_dir(), NAME) {
+            remove(&left)?;
+        }
         let files = Self(path);
         fs::create_dir_all(files.share())
             .with_context(|| format!("could not make {}", files.0.display()))?;

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::Version;
+use super::{Version, left_by_the_dead};
 use crate::{paths, progress, setup};
 
 /// An unpacked kernel.
@@ -101,9 +101,16 @@ fn numbers(name: &str) -> Vec<u64> {
         .collect()
 }
 
+/// Follows the name of what is not whole yet, before the number of our process.
+const PART: &str = ".part";
+
 /// Downloads and unpacks beside the cache's place, and moves it there when it is whole.
 fn unpack(name: &str, directory: &Path) -> Result<()> {
-    let part = directory.with_extension(format!("part{}", std::process::id()));
+    for left in left_by_the_dead(&cache(), PART) {
+        // It takes some room, no more.
+        fs::remove_dir_all(left).ok();
+    }
+    let part = cache().join(format!("{name}{PART}{}", std::process::id()));
     fs::create_dir_all(&part).with_context(|| format!("could not make {}", part.display()))?;
     let result = fill(name, &part).and_then(|()| {
         fs::rename(&part, directory)
