@@ -1,7 +1,9 @@
 //! Where everything is wired: one instance of enforcer and gateway, from a plan to its end.
 
 pub mod exec;
+pub mod follow;
 pub mod instance;
 pub mod lock;
 pub mod plan;
+pub mod posture;
 pub mod run;

@@ -11,12 +11,18 @@ pub mod node;
 pub mod probe;
 pub mod state;
 mod sys;
+pub mod tamper;
 
-use crate::enforcer::{attach::AttachError, bpffs::BpffsError, clsact::Links};
+use crate::enforcer::{
+    attach::AttachError,
+    bpffs::BpffsError,
+    clsact::Links,
+    tamper::{Held, Written},
+};
 use aya::{Btf, Ebpf, EbpfLoader, include_bytes_aligned, programs::Program};
 use egress_common::maps::PINNED;
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
 };
 
@@ -72,6 +78,14 @@ pub enum EnforcerError {
     /// The agent's own network namespace.
     #[error("the network namespace's cookie cannot be read: {0}; that needs Linux 5.14")]
     Namespace(#[source] std::io::Error),
+    /// What is pinned.
+    #[error("{path}: {source}: the pin cannot be read; run as root")]
+    Pin {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// More than the tables hold.
     #[error("{0}")]
     Full(String),
@@ -84,6 +98,10 @@ pub struct Enforcer {
     links: Links,
     /// On kernels without TCX, the interface of each filter, by its name.
     filters: HashMap<String, u32>,
+    /// The links, by their pins.
+    held: BTreeMap<PathBuf, Held>,
+    /// What the maps shall hold.
+    written: Written,
 }
 
 impl Enforcer {
@@ -111,6 +129,8 @@ impl Enforcer {
             pins: pins.to_owned(),
             links: Links::of_this_kernel(),
             filters: HashMap::new(),
+            held: BTreeMap::new(),
+            written: Written::open(pins)?,
         })
     }
 

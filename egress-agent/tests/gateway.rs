@@ -137,6 +137,7 @@ fn endpoints(generation: u64, rules: Vec<Rule>, relay_loopback: bool) -> Endpoin
             endpoint(AUDITED, "audited", Mode::Audit),
         ],
         policies: BTreeMap::from([(1, rules)]),
+        refused: RefusedNetworks::default(),
     }
 }
 

@@ -105,17 +105,39 @@ impl<'world> Agent<'world> {
         self.signal(libc::SIGHUP)
     }
 
+    /// SIGHUP, for whatever its files say now.
+    ///
+    /// # Errors
+    /// Where it is not running.
+    pub fn hang_up(&self) -> Result<()> {
+        self.signal(libc::SIGHUP)
+    }
+
+    /// The same as [`reload_config`](Self::reload_config), after a reload that was refused.
+    ///
+    /// # Errors
+    /// Where it is not running, or refuses again.
+    pub fn reload_config_again(&self, text: &str) -> Result<()> {
+        let before = self.log()?.matches("refused").count();
+        self.reload_unless(text, before)
+    }
+
     /// Writes another configuration and has the agent read it, to the end: SIGHUP.
     ///
     /// # Errors
     /// Where it is not running, or refuses.
     pub fn reload_config(&self, text: &str) -> Result<()> {
+        self.reload_unless(text, 0)
+    }
+
+    /// Unless more than `refusals` are in its log.
+    fn reload_unless(&self, text: &str, refusals: usize) -> Result<()> {
         let before = self.log()?.matches("reloaded").count();
         fs::write(&self.config, text).context("could not write the configuration")?;
         self.signal(libc::SIGHUP)?;
         process::eventually("the new configuration", || {
             let log = self.log()?;
-            ensure!(!log.contains("refused"), "{log}");
+            ensure!(log.matches("refused").count() == refusals, "{log}");
             Ok((log.matches("reloaded").count() > before).then_some(()))
         })
     }

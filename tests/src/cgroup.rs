@@ -103,7 +103,7 @@ fn directories(path: &Path) -> impl Iterator<Item = PathBuf> {
 }
 
 /// Kills what runs in a cgroup of ours and removes it with all below.
-fn remove(path: &Path) -> Result<()> {
+pub(crate) fn remove(path: &Path) -> Result<()> {
     // Attempts, 5 ms apart: a killed process leaves its cgroup a little later.
     const ATTEMPTS: u32 = 400;
     for _ in 0..ATTEMPTS {

@@ -8,6 +8,7 @@
 //! [`World`](world::World) where the owner is gone.
 
 pub mod agent;
+pub mod bpf;
 pub mod capture;
 pub mod cgroup;
 pub mod exec;

@@ -19,6 +19,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
+    cgroup,
     namespace::{Namespace, with_prefix},
     process::{self, Finished},
     tools,
@@ -44,6 +45,8 @@ pub struct Pod {
     pub gateway4: Ipv4Addr,
     /// The node's IPv6 address on its veth.
     pub gateway6: Ipv6Addr,
+    /// Which of its world's.
+    pub number: u8,
     container: PathBuf,
     resolv_conf: PathBuf,
     hosts: PathBuf,
@@ -65,6 +68,7 @@ impl Pod {
             address6: Ipv6Addr::new(0xfd00, 1, number.into(), 0, 0, 0, 0, 5),
             gateway4: Ipv4Addr::new(10, 1, number, 1),
             gateway6: Ipv6Addr::new(0xfd00, 1, number.into(), 0, 0, 0, 0, 1),
+            number,
             container,
             resolv_conf: scratch.write(
                 &format!("resolv-{number}.conf"),
@@ -86,7 +90,20 @@ impl Pod {
         Ok(pod)
     }
 
-    fn connect(&self, node: &Namespace) -> Result<()> {
+    /// Ends it: its veth and its cgroups are gone.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn end(self, world: &World) -> Result<()> {
+        world.node.ip(&format!("link del {}\n", self.interface))?;
+        cgroup::remove(&self.cgroup)
+    }
+
+    /// Makes its veth.
+    ///
+    /// # Errors
+    /// Where there is one.
+    pub fn connect(&self, node: &Namespace) -> Result<()> {
         let Self {
             interface,
             address4,

@@ -90,6 +90,14 @@ impl World {
         Pod::new(self, name, number)
     }
 
+    /// The pod of this number, once more after its [`end`](Pod::end).
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn pod_again(&self, name: &str, number: u8) -> Result<Pod> {
+        Pod::new(self, name, number)
+    }
+
     /// A pod with `hostNetwork`, of this service account.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ use crate::{
     app::{
         instance::{self, Instance, cgroup_of},
         lock::{self, Lock, LockError},
+        posture,
     },
     enforcer::{bpffs, cgroup, node::Node},
     exec::{
@@ -237,6 +238,7 @@ async fn start(
         signals,
         sink,
         summary: Summary::default(),
+        tampered: 0,
     })
 }
 
@@ -256,6 +258,8 @@ struct Running {
     signals: mpsc::UnboundedReceiver<Arrived>,
     sink: Option<Sink>,
     summary: Summary,
+    /// How many times something was not as it should have been.
+    tampered: u64,
 }
 
 impl Running {
@@ -274,6 +278,12 @@ impl Running {
                 },
                 _ = tick.tick() => {
                     for record in self.instance.tick()? {
+                        self.take(&record);
+                    }
+                    let faults = self.instance.mend();
+                    self.tampered += faults.len() as u64;
+                    let plan = self.instance.plan();
+                    for record in posture::tampered(&faults, &plan, self.tampered) {
                         self.take(&record);
                     }
                 }

@@ -1,14 +1,15 @@
 //! A running instance: its pins, its gateway, its reports. `run` and `exec` are made of it.
 
 use crate::{
-    app::plan::Plan,
+    app::plan::{Plan, PlanError},
     enforcer::{
         Enforcer, EnforcerError,
-        attach::detach_filters,
+        attach::{AttachError, detach_filters},
         bpffs,
         cgroup::{self, CgroupError},
         events::Report,
         node::{Node, NodeError},
+        tamper::Fault,
     },
     gateway::{
         protocol::{Configure, ControlError, FromGateway, ToGateway},
@@ -29,6 +30,7 @@ use std::{
     fs, io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 use tokio::sync::mpsc;
@@ -95,7 +97,7 @@ pub enum InstanceError {
     Enforcer(#[from] EnforcerError),
     /// Hooks.
     #[error(transparent)]
-    Attach(#[from] crate::enforcer::attach::AttachError),
+    Attach(#[from] AttachError),
     /// The hierarchy.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -117,6 +119,9 @@ pub enum InstanceError {
         /// Why.
         source: io::Error,
     },
+    /// The tables are too small.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
     /// A folder.
     #[error("{path}: {source}")]
     Folder {
@@ -125,11 +130,28 @@ pub enum InstanceError {
         /// Why.
         source: io::Error,
     },
+    /// A new plan came into force in part, and so did the old one when it was to come back.
+    #[error("{source}; and going back to the policy before failed: {undo}; restart the agent")]
+    HalfWay {
+        /// Why the new plan failed.
+        source: Box<InstanceError>,
+        /// Why the old one did.
+        undo: Box<InstanceError>,
+    },
 }
 
 /// The folder of an instance in the cgroup hierarchy.
 pub fn cgroup_of(instance: &str) -> Result<PathBuf, CgroupError> {
     Ok(cgroup::root()?.join("egress-agent").join(instance))
+}
+
+/// What becomes of an endpoint whose cgroup or interface has gone since it was planned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gone {
+    /// The plan fails.
+    Refuse,
+    /// It is followed later.
+    Skip,
 }
 
 /// A running instance.
@@ -141,6 +163,9 @@ pub struct Instance {
     from_gateway: mpsc::UnboundedReceiver<FromGateway>,
     reports: mpsc::UnboundedReceiver<Report>,
     names: HashMap<u32, (String, bool)>,
+    /// What is in force.
+    gateway: GatewayPlan,
+    plan: Arc<Plan>,
     /// Records that came out of one event together with another.
     waiting: VecDeque<Record>,
     /// When windows began that were closed in the last tick and the one before.
@@ -172,6 +197,7 @@ impl Instance {
             path: gateway_cgroup.clone(),
             source,
         })?;
+        plan.fits_beside(&Plan::default())?;
         enforcer.set_config(gateway.for_maps(), plan.cgroup_levels())?;
         enforcer.attach_gateway(&gateway_cgroup)?;
         let (sender, child, from_gateway) = start_gateway(gateway, &gateway_cgroup).await?;
@@ -182,19 +208,73 @@ impl Instance {
             from_gateway,
             reports,
             names: HashMap::new(),
+            gateway: gateway.clone(),
+            plan: Arc::default(),
             waiting: VecDeque::new(),
             told: Default::default(),
             generation: 0,
             log,
         };
-        instance.apply(gateway, plan).await?;
+        instance.put(plan, Gone::Refuse).await?;
+        instance.plan = Arc::new(plan.clone());
         Ok(instance)
     }
 
-    /// Puts a plan into force. The gateway learns of it first, and what endpoints lose in the
-    /// kernel goes last, so that at no moment more is allowed than one of the two plans allows,
-    /// nor is anything detached that stays.
-    pub async fn apply(&mut self, gateway: &GatewayPlan, plan: &Plan) -> Result<(), InstanceError> {
+    /// Puts a plan into force in the place of the present one. If anything fails, the present one
+    /// is put back.
+    ///
+    /// # Errors
+    /// Why it cannot be. Unless that is [`InstanceError::HalfWay`], nothing has changed.
+    pub async fn apply(&mut self, plan: &Plan) -> Result<(), InstanceError> {
+        plan.fits_beside(&self.plan)?;
+        let Err(source) = self.put(plan, Gone::Refuse).await else {
+            self.plan = Arc::new(plan.clone());
+            return Ok(());
+        };
+        let old = Arc::clone(&self.plan);
+        match self.put(&old, Gone::Skip).await {
+            Ok(()) => Err(source),
+            Err(undo) => Err(InstanceError::HalfWay {
+                source: Box::new(source),
+                undo: Box::new(undo),
+            }),
+        }
+    }
+
+    /// Puts into force what has become of the same endpoints' cgroups, interfaces and addresses.
+    ///
+    /// # Errors
+    /// Something cannot be attached or written; whatever can was.
+    pub async fn follow(&mut self, plan: &Plan) -> Result<(), InstanceError> {
+        let old = Arc::clone(&self.plan);
+        for endpoint in &plan.endpoints {
+            let before = old.endpoints.iter().find(|it| it.name == endpoint.name);
+            let before = before.and_then(|it| it.state.link.as_ref());
+            match &endpoint.state.link {
+                Some(link) if before.map(|it| it.interface) != Some(link.interface) => {
+                    self.guard(&endpoint.name, link.interface)?;
+                }
+                Some(_) | None => {}
+            }
+        }
+        plan.fits_beside(&old)?;
+        match plan.is_same_for_gateway(&self.plan) {
+            true => self.enforce(plan, Gone::Skip)?,
+            false => self.put(plan, Gone::Skip).await?,
+        }
+        self.plan = Arc::new(plan.clone());
+        Ok(())
+    }
+
+    /// What is in force.
+    pub fn plan(&self) -> Arc<Plan> {
+        Arc::clone(&self.plan)
+    }
+
+    /// The gateway learns of a plan first, and what endpoints lose in the kernel goes last, so
+    /// that at no moment more is allowed than one of the two plans allows, nor is anything
+    /// detached that stays.
+    async fn put(&mut self, plan: &Plan, gone: Gone) -> Result<(), InstanceError> {
         self.generation += 1;
         let endpoints = plan.for_gateway(self.generation);
         self.sender.send(&ToGateway::Endpoints(endpoints)).await?;
@@ -204,6 +284,11 @@ impl Instance {
             let message = format!("it did not take the policy up within {seconds} s");
             Err(InstanceError::Gateway(message))
         })?;
+        self.enforce(plan, gone)
+    }
+
+    /// The kernel's side of a plan.
+    fn enforce(&mut self, plan: &Plan, gone: Gone) -> Result<(), InstanceError> {
         let states: Vec<_> = plan
             .endpoints
             .iter()
@@ -218,8 +303,8 @@ impl Instance {
             self.enforcer.set_endpoint(state)?;
         }
         self.enforcer
-            .set_config(gateway.for_maps(), plan.cgroup_levels())?;
-        self.attach(plan)?;
+            .set_config(self.gateway.for_maps(), plan.cgroup_levels())?;
+        self.attach(plan, gone)?;
         let names: Vec<&str> = plan
             .endpoints
             .iter()
@@ -259,15 +344,44 @@ impl Instance {
     }
 
     /// Attaches what is not attached: new endpoints, and cgroups or links that were made again.
-    pub fn attach(&mut self, plan: &Plan) -> Result<(), InstanceError> {
+    fn attach(&mut self, plan: &Plan, gone: Gone) -> Result<(), InstanceError> {
+        let skipped = |error: &AttachError| gone == Gone::Skip && error.is_gone();
         for endpoint in &plan.endpoints {
             if let Some(link) = &endpoint.state.link {
-                self.enforcer.attach_link(&endpoint.name, link.interface)?;
+                match self.enforcer.attach_link(&endpoint.name, link.interface) {
+                    Err(error) if !skipped(&error) => return Err(error.into()),
+                    Ok(()) | Err(_) => {}
+                }
             }
-            self.enforcer
-                .attach_cgroup(&endpoint.name, &endpoint.cgroup)?;
+            if endpoint.state.cgroup.is_some() {
+                match self
+                    .enforcer
+                    .attach_cgroup(&endpoint.name, &endpoint.cgroup)
+                {
+                    Err(error) if !skipped(&error) => return Err(error.into()),
+                    Ok(()) | Err(_) => {}
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Attaches to an interface that has just come, before anything else is known of it: the
+    /// programs drop all that comes from a link that no map knows.
+    ///
+    /// # Errors
+    /// It cannot be attached to, and has not gone again either.
+    pub fn guard(&mut self, endpoint: &str, interface: u32) -> Result<(), InstanceError> {
+        match self.enforcer.guard_link(endpoint, interface) {
+            Err(error) if !error.is_gone() => Err(error.into()),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Looks whether all is attached and written as it should be, mends it, and says what was
+    /// another.
+    pub fn mend(&mut self) -> Vec<Fault> {
+        self.enforcer.mend()
     }
 
     /// Waits for the next record. `None` when the gateway has gone.

@@ -9,14 +9,13 @@ use crate::{
     },
     gateway::protocol,
     policy::{
-        load::{LoadError, load_files},
         rule::{Mode, Rule},
         select::{Identity, Policies},
     },
 };
 use egress_common::{
     endpoint::{HAS_LINK, MAX_ENDPOINTS, MODE_AUDIT, MODE_ENFORCE, PRIVATE_LOOPBACK},
-    maps::Class,
+    maps::{self, Class},
 };
 use ipnet::IpNet;
 use std::{
@@ -31,9 +30,6 @@ const MAX_PORTS: u32 = 1024;
 /// The plan cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    /// A policy file.
-    #[error(transparent)]
-    Policy(#[from] LoadError),
     /// An endpoint's cgroup.
     #[error("endpoint {endpoint}: {source}")]
     Cgroup {
@@ -73,15 +69,38 @@ pub enum PlanError {
         /// How many.
         ports: u32,
     },
+    /// More than the kernel's tables hold.
+    #[error(
+        "{count} {what}, with those that they replace: there is room for {most}; write fewer, or wider networks"
+    )]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        count: usize,
+        /// How many there can be.
+        most: usize,
+    },
+}
+
+/// What becomes of an endpoint whose cgroup or interface is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// There is no plan: somebody has mistyped it.
+    Refuse,
+    /// It waits for it.
+    Wait,
 }
 
 /// An endpoint, planned.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct EndpointPlan {
     /// Its name.
     pub name: String,
     /// Its cgroup.
     pub cgroup: PathBuf,
+    /// The host side of its veth, by name.
+    pub interface: Option<String>,
     /// For the maps.
     pub state: EndpointState,
     /// For the gateway.
@@ -90,8 +109,19 @@ pub struct EndpointPlan {
     pub direct: Vec<DirectEntry>,
 }
 
+impl EndpointPlan {
+    /// What is configured and not there.
+    pub fn waits_for(&self) -> Vec<String> {
+        let cgroup = self.state.cgroup.is_none();
+        let cgroup = cgroup.then(|| format!("cgroup {}", self.cgroup.display()));
+        let interface = self.interface.iter().filter(|_| self.state.link.is_none());
+        let interface = interface.map(|name| format!("interface {name}"));
+        cgroup.into_iter().chain(interface).collect()
+    }
+}
+
 /// All endpoints, planned.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
     /// By id, from 1.
     pub endpoints: Vec<EndpointPlan>,
@@ -104,15 +134,17 @@ impl Plan {
     /// that an endpoint keeps its own.
     pub async fn make(
         config: &Config,
+        policies: &Policies,
         node: &Node,
         generation: u32,
         ids: &mut Ids,
+        missing: Missing,
     ) -> Result<Self, PlanError> {
-        let policies = load_files(&config.policies)?;
         let mut endpoints = Vec::new();
         for endpoint in &config.endpoints {
             let id = ids.of(&endpoint.name, &endpoint.cgroup);
-            endpoints.push(plan_endpoint(endpoint, &policies, node, id, generation).await?);
+            let planned = plan_endpoint(endpoint, policies, node, id, generation, missing);
+            endpoints.push(planned.await?);
         }
         let cluster = config.cluster_networks.iter();
         let mut networks: Vec<_> = cluster.map(|network| (*network, Class::Cluster)).collect();
@@ -143,7 +175,31 @@ impl Plan {
             generation,
             endpoints: endpoints.collect(),
             policies,
+            refused: self.refused(),
         }
+    }
+
+    /// What no name may lead to.
+    fn refused(&self) -> protocol::RefusedNetworks {
+        let of = |class: Class| {
+            let networks = self.networks.iter().filter(move |(_, it)| *it == class);
+            networks.map(|(network, _)| *network).collect()
+        };
+        protocol::RefusedNetworks {
+            node: of(Class::Node),
+            cluster: of(Class::Cluster),
+        }
+    }
+
+    /// Whether the gateway need not be told of the other plan.
+    pub fn is_same_for_gateway(&self, other: &Self) -> bool {
+        self.for_gateway(0) == other.for_gateway(0)
+    }
+
+    /// The endpoint that has this interface.
+    pub fn by_interface(&self, name: &str) -> Option<&EndpointPlan> {
+        let mut endpoints = self.endpoints.iter();
+        endpoints.find(|endpoint| endpoint.interface.as_deref() == Some(name))
     }
 
     /// All direct entries, by policy.
@@ -156,14 +212,76 @@ impl Plan {
         entries.collect()
     }
 
+    /// Whether the kernel's tables hold this plan beside what is left of the other, since what is
+    /// new is written before what is old is removed.
+    ///
+    /// # Errors
+    /// What there is too much of.
+    pub fn fits_beside(&self, old: &Self) -> Result<(), PlanError> {
+        fn count<T: Ord>(new: impl Iterator<Item = T>, old: impl Iterator<Item = T>) -> usize {
+            new.chain(old).collect::<BTreeSet<_>>().len()
+        }
+        let is_host = |(_, entry): &(u32, DirectEntry)| {
+            entry.network.prefix_len() == entry.network.max_prefix_len()
+        };
+        let keys = |plan: &Self, hosts: bool| {
+            let entries = plan.direct().into_iter();
+            let entries = entries.filter(move |entry| is_host(entry) == hosts);
+            let keys = entries.map(|(policy, it)| (policy, it.network, it.protocol, it.port));
+            keys.collect::<Vec<_>>().into_iter()
+        };
+        let networks = |plan: &Self| plan.networks.clone().into_iter().map(|(it, _)| it);
+        let tables = [
+            (
+                "endpoints",
+                self.endpoints.len(),
+                MAX_ENDPOINTS as usize - 1,
+            ),
+            (
+                "addresses of endpoints and next hops",
+                count(self.addresses(), old.addresses()),
+                maps::MAX_ADDRESSES as usize,
+            ),
+            (
+                "direct entries of single addresses",
+                count(keys(self, true), keys(old, true)),
+                maps::MAX_DIRECT_HOSTS as usize,
+            ),
+            (
+                "direct entries of networks",
+                count(keys(self, false), keys(old, false)),
+                maps::MAX_DIRECT_NETWORKS as usize,
+            ),
+            (
+                "addresses of the node and cluster networks",
+                count(networks(self), networks(old)),
+                maps::MAX_NETWORKS as usize,
+            ),
+        ];
+        for (what, count, most) in tables {
+            if count > most {
+                return Err(PlanError::TooMany { what, count, most });
+            }
+        }
+        Ok(())
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = (u32, IpAddr)> {
+        self.endpoints.iter().flat_map(|plan| {
+            let hops = plan.state.link.iter().flat_map(|link| &link.next_hops);
+            let all = plan.state.addresses.iter().chain(hops);
+            all.map(|address| (plan.state.id, *address))
+        })
+    }
+
     /// Bit n set where a cgroup may lie n levels deep.
     pub fn cgroup_levels(&self) -> u32 {
-        cgroup::levels(self.endpoints.iter().map(|plan| plan.state.cgroup))
+        cgroup::levels(self.endpoints.iter().filter_map(|plan| plan.state.cgroup))
     }
 }
 
 /// The ids of names: those of an earlier agent, by cgroup, and new ones.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Ids {
     names: BTreeMap<String, u32>,
     adopted: BTreeMap<u64, u32>,
@@ -221,6 +339,7 @@ async fn plan_endpoint(
     node: &Node,
     id: u32,
     generation: u32,
+    missing: Missing,
 ) -> Result<EndpointPlan, PlanError> {
     let selected = policies.select(&Identity {
         namespace: config.namespace.clone(),
@@ -229,18 +348,43 @@ async fn plan_endpoint(
     });
     // An endpoint that no policy selects allows nothing and, unless told otherwise, says so.
     let mode = config.mode.or(selected.mode).unwrap_or(Mode::Enforce);
-    let cgroup = cgroup::identify(&config.cgroup).map_err(|source| PlanError::Cgroup {
-        endpoint: config.name.clone(),
-        source,
-    })?;
+    let waits = missing == Missing::Wait;
+    let cgroup = match cgroup::identify(&config.cgroup) {
+        Ok(cgroup) => Some(cgroup),
+        Err(CgroupError::NotFound { .. }) if waits => None,
+        Err(source) => {
+            return Err(PlanError::Cgroup {
+                endpoint: config.name.clone(),
+                source,
+            });
+        }
+    };
     let mut addresses = config.addresses.clone();
     let link = match &config.interface {
-        Some(interface) => Some(plan_link(config, interface, node, &mut addresses).await?),
+        Some(interface) => match plan_link(config, interface, node, &mut addresses).await {
+            Ok(link) => Some(link),
+            // A veth whose other side is on its way has no MAC address there yet.
+            Err(
+                PlanError::NoMac { .. }
+                | PlanError::Node {
+                    source: NodeError::NoInterface(_),
+                    ..
+                },
+            ) if waits => None,
+            Err(error) => return Err(error),
+        },
         None => None,
+    };
+    // Its loopback is its own, whether the link is there or not.
+    let own_loopback = if config.interface.is_some() {
+        PRIVATE_LOOPBACK
+    } else {
+        0
     };
     Ok(EndpointPlan {
         name: config.name.clone(),
         cgroup: config.cgroup.clone(),
+        interface: config.interface.clone(),
         state: EndpointState {
             id,
             policy: id,
@@ -248,11 +392,7 @@ async fn plan_endpoint(
                 Mode::Enforce => MODE_ENFORCE,
                 Mode::Audit => MODE_AUDIT,
             },
-            flags: if link.is_some() {
-                HAS_LINK | PRIVATE_LOOPBACK
-            } else {
-                0
-            },
+            flags: own_loopback | if link.is_some() { HAS_LINK } else { 0 },
             generation,
             addresses,
             cgroup,

@@ -2,22 +2,22 @@
 
 use crate::{
     app::{
-        instance::{GatewayPlan, Instance, remove},
+        follow::{Follow, Step, is_stale},
+        instance::{GatewayPlan, Instance, InstanceError, remove},
         lock::Lock,
-        plan::{Ids, Plan},
+        plan::{Ids, Missing, Plan},
+        posture,
     },
     config::{self, Config},
-    enforcer::{bpffs, clsact::Links, node::Node, state::pinned_ids},
-    telemetry::{
-        record::{Event, Posture, Record},
-        sink::Sink,
-    },
+    enforcer::{bpffs, node::Node, state::pinned_ids},
+    policy::{load::load_files, select::Policies},
+    telemetry::sink::Sink,
 };
 use anyhow::{Context, bail};
 use std::{fs, net::IpAddr, path::Path, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// How often windows are closed and attachments looked at.
+/// How often windows are closed, and all that is attached and written is looked at.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Runs until SIGTERM or SIGINT. The pins stay, and go on enforcing.
@@ -29,30 +29,39 @@ pub async fn run(path: &Path) -> anyhow::Result<()> {
     }
     let config = config::load(path)?;
     let lock = Lock::take(&config.instance)?;
-    let done = run_locked(path, &config).await;
-    if !bpffs::instance(&config.instance).exists() {
+    let pins = bpffs::instance(&config.instance);
+    let done = run_locked(path, config).await;
+    if !pins.exists() {
         // It did not even start, and leaves nothing.
         lock.remove();
     }
     done
 }
 
-async fn run_locked(path: &Path, config: &Config) -> anyhow::Result<()> {
-    let mut sink = open_sink(config)?;
+async fn run_locked(path: &Path, config: Config) -> anyhow::Result<()> {
+    let mut sink = open_sink(&config)?;
+    more_descriptors();
     let node = Node::open()?;
-    let gateway = gateway_plan(config);
+    let mut follow = Follow::open()?;
     // From here on, since it would end an agent that is not ready yet.
     let mut hangup = signal(SignalKind::hangup())?;
     let mut ids = Ids::new(pinned_ids(&bpffs::instance(&config.instance))?);
-    let mut plan = Plan::make(config, &node, 1, &mut ids).await?;
     let adopted = bpffs::instance(&config.instance).exists();
+    let policies = load_files(&config.policies)?;
+    // What was enforced goes on being so, whatever of it is not there at this moment.
+    let missing = match adopted {
+        true => Missing::Wait,
+        false => Missing::Refuse,
+    };
+    let plan = Plan::make(&config, &policies, &node, 1, &mut ids, missing).await?;
+    let gateway = gateway_plan(&config);
     let started = Instance::start(&config.instance, &gateway, &plan, &node).await;
     let mut instance = match started {
         Ok(instance) => instance,
         Err(error) => {
             if !adopted {
                 // Nothing enforced before, and nothing is left half done.
-                let undone = remove(&config.instance, &addresses(config), &node).await;
+                let undone = remove(&config.instance, &addresses(&config), &node).await;
                 undone.context("undoing the start")?;
             }
             return Err(error.into());
@@ -60,75 +69,202 @@ async fn run_locked(path: &Path, config: &Config) -> anyhow::Result<()> {
     };
     ids.retain(&plan);
     let links = instance.enforcer().links();
-    sink.write(&posture("ready", &plan, adopted, links));
+    sink.write(&posture::node("ready", &plan, adopted, links));
     eprintln!("ready: {} endpoints enforced", plan.endpoints.len());
+    let mut running = Running {
+        config,
+        policies,
+        node,
+        generation: 1,
+        ids,
+        instance,
+        sink,
+        tampered: 0,
+        unfollowed: None,
+    };
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut tick = tokio::time::interval(TICK);
-    let mut generation = 1;
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
+        // Apart, since what waits for records has the instance to itself.
+        let plan = running.instance.plan();
         tokio::select! {
-            record = instance.next() => match record {
-                Some(record) => sink.write(&record),
+            record = running.instance.next() => match record {
+                Some(record) => running.sink.write(&record),
                 None => {
-                    finish(&mut instance, &mut sink)?;
+                    running.finish()?;
                     bail!("the gateway ended: endpoints stay cut off until the agent runs again");
                 }
             },
-            _ = tick.tick() => {
-                for record in instance.tick()? {
-                    sink.write(&record);
-                }
-            }
-            _ = hangup.recv() => {
-                generation += 1;
-                let reloaded = reload(path, config, &node, generation, &mut ids, &gateway, &mut instance);
-                match reloaded.await {
-                    Ok(new) => {
-                        plan = new;
-                        sink.write(&posture("reloaded", &plan, false, links));
-                        eprintln!("reloaded: generation {generation}");
-                    }
-                    Err(error) => eprintln!("egress-agent: reload refused, the policy stays as it was: {error:#}"),
-                }
-            }
+            step = follow.next(&plan) => running.step(step).await,
+            _ = tick.tick() => running.tick().await?,
+            _ = hangup.recv() => running.hangup(path).await,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
     }
-    finish(&mut instance, &mut sink)?;
-    sink.write(&posture("stopped", &plan, false, links));
+    running.finish()?;
+    let links = running.instance.enforcer().links();
+    let stopped = posture::node("stopped", &running.instance.plan(), false, links);
+    running.sink.write(&stopped);
     eprintln!(
         "stopped: the pins go on enforcing, and endpoints stay cut off, until the agent runs again or `egress-agent detach --yes`"
     );
     Ok(())
 }
 
-fn finish(instance: &mut Instance, sink: &mut Sink) -> anyhow::Result<()> {
-    for record in instance.finish()? {
-        sink.write(&record);
-    }
-    Ok(())
+/// A running agent.
+struct Running {
+    /// As it was last taken up, with the policies of that moment.
+    config: Config,
+    policies: Policies,
+    node: Node,
+    generation: u32,
+    ids: Ids,
+    instance: Instance,
+    sink: Sink,
+    /// How many times something was not as it should have been.
+    tampered: u64,
+    /// Why the last change could not be followed: to be said once.
+    unfollowed: Option<String>,
 }
 
-async fn reload(
-    path: &Path,
-    running: &Config,
-    node: &Node,
-    generation: u32,
-    ids: &mut Ids,
-    gateway: &GatewayPlan,
-    instance: &mut Instance,
-) -> anyhow::Result<Plan> {
-    let config = config::load(path)?;
-    if config.instance != running.instance {
-        bail!("`instance` changed: that needs a restart");
+impl Running {
+    /// Every second.
+    async fn tick(&mut self) -> anyhow::Result<()> {
+        for record in self.instance.tick()? {
+            self.sink.write(&record);
+        }
+        if self.unfollowed.is_some() || is_stale(&self.instance.plan()) {
+            self.follow(None).await;
+        }
+        self.mend();
+        Ok(())
     }
-    let plan = Plan::make(&config, node, generation, ids).await?;
-    instance.apply(gateway, &plan).await?;
-    ids.retain(&plan);
-    Ok(plan)
+
+    fn mend(&mut self) {
+        let begun = std::time::Instant::now();
+        let faults = self.instance.mend();
+        let microseconds = begun.elapsed().as_micros();
+        tracing::debug!(microseconds, "looked at all that is attached and written");
+        self.tampered += faults.len() as u64;
+        for record in posture::tampered(&faults, &self.instance.plan(), self.tampered) {
+            tracing::warn!("{record}");
+            self.sink.write(&record);
+        }
+    }
+
+    async fn step(&mut self, step: Step) {
+        let Step::Guard(arrival) = &step else {
+            return self.follow(None).await;
+        };
+        let guarded = self.instance.guard(&arrival.endpoint, arrival.interface);
+        if let Err(error) = guarded {
+            self.not_followed(error.to_string());
+        }
+        let took = arrival.told.elapsed();
+        self.follow(Some((&arrival.endpoint, took))).await;
+    }
+
+    /// Puts into force what has become of the endpoints' cgroups and interfaces.
+    async fn follow(&mut self, attached: Option<(&str, Duration)>) {
+        let made = Plan::make(
+            &self.config,
+            &self.policies,
+            &self.node,
+            self.generation,
+            &mut self.ids,
+            Missing::Wait,
+        );
+        let plan = match made.await {
+            Ok(plan) => plan,
+            Err(error) => return self.not_followed(error.to_string()),
+        };
+        let old = self.instance.plan();
+        if plan != *old {
+            // Before it is all written anew, and nobody could tell.
+            self.mend();
+            if let Err(error) = self.instance.follow(&plan).await {
+                return self.not_followed(error.to_string());
+            }
+        }
+        self.unfollowed = None;
+        for record in posture::changed(&old, &plan, attached) {
+            self.sink.write(&record);
+        }
+    }
+
+    /// To be tried again with the next tick.
+    fn not_followed(&mut self, why: String) {
+        if self.unfollowed.as_ref() != Some(&why) {
+            eprintln!("egress-agent: a change of the node cannot be followed yet: {why}");
+            self.unfollowed = Some(why);
+        }
+    }
+
+    async fn hangup(&mut self, path: &Path) {
+        match self.reload(path).await {
+            Ok(()) => {
+                let links = self.instance.enforcer().links();
+                let record = posture::node("reloaded", &self.instance.plan(), false, links);
+                self.sink.write(&record);
+                eprintln!("reloaded: generation {}", self.generation);
+            }
+            Err(error) => match error.downcast_ref::<InstanceError>() {
+                Some(InstanceError::HalfWay { .. }) => {
+                    eprintln!(
+                        "egress-agent: reload failed, and only part of it is undone: {error:#}"
+                    );
+                }
+                Some(_) | None => {
+                    eprintln!("egress-agent: reload refused, the policy stays as it was: {error:#}")
+                }
+            },
+        }
+    }
+
+    async fn reload(&mut self, path: &Path) -> anyhow::Result<()> {
+        let config = config::load(path)?;
+        if config.instance != self.config.instance {
+            bail!("`instance` changed: that needs a restart");
+        }
+        let policies = load_files(&config.policies)?;
+        let (generation, mut ids) = (self.generation + 1, self.ids.clone());
+        let missing = Missing::Wait;
+        let plan = Plan::make(
+            &config, &policies, &self.node, generation, &mut ids, missing,
+        );
+        let plan = plan.await?;
+        self.mend();
+        self.instance.apply(&plan).await?;
+        ids.retain(&plan);
+        (self.config, self.policies) = (config, policies);
+        (self.generation, self.ids) = (generation, ids);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> anyhow::Result<()> {
+        for record in self.instance.finish()? {
+            self.sink.write(&record);
+        }
+        Ok(())
+    }
+}
+
+/// Each endpoint's links are some thirteen descriptors. Where there may be no more, attaching
+/// says so.
+fn more_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!("no more descriptors than before: {error}");
+    }
 }
 
 /// Removes an instance: what `run` left enforcing.
@@ -196,25 +332,4 @@ fn default_addresses() -> Vec<IpAddr> {
 pub fn has_ipv6() -> bool {
     let disabled = fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6");
     disabled.is_ok_and(|value| value.trim() == "0")
-}
-
-fn posture(state: &str, plan: &Plan, adopted: bool, links: Links) -> Record {
-    let mut detail = serde_json::Map::new();
-    let endpoints = plan.endpoints.iter().map(|endpoint| {
-        let audit = endpoint.state.mode == egress_common::endpoint::MODE_AUDIT;
-        serde_json::json!({
-            "id": endpoint.state.id,
-            "name": endpoint.name,
-            "mode": if audit { "Audit" } else { "Enforce" },
-            "link": endpoint.state.link.is_some(),
-        })
-    });
-    detail.insert("endpoints".into(), endpoints.collect());
-    detail.insert("adopted".into(), adopted.into());
-    detail.insert("links".into(), links.name().into());
-    Record::now(Event::Posture(Posture {
-        endpoint: None,
-        state: state.to_owned(),
-        detail,
-    }))
 }

@@ -30,6 +30,7 @@ fn not_loaded(error: &EnforcerError) -> Check {
         | EnforcerError::Map { .. }
         | EnforcerError::Perf { .. }
         | EnforcerError::Namespace(_)
+        | EnforcerError::Pin { .. }
         | EnforcerError::Full(_) => with_sources(error),
     };
     Check::missing(

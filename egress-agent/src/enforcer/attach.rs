@@ -5,12 +5,13 @@ use crate::enforcer::{
     Enforcer, bpffs,
     clsact::{self, Links, Side},
     sys,
+    tamper::{Held, Place},
 };
 use aya::programs::{ProgramError, ProgramFd};
 use std::{
     fs::{self, File},
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -43,7 +44,10 @@ const GATEWAY_HOOKS: &[Hook] = &[
 ];
 /// The programs on the host side of a link, which receives what the endpoint sends: by TCX, or, on
 /// kernels without it, by filters of the same side.
-pub(super) const LINK_HOOKS: &[Hook] = &[("egress_link_in", 47), ("egress_link_out", 46)];
+pub(super) const LINK_HOOKS: &[Hook] =
+    &[("egress_link_in", 47), ("egress_link_out", FROM_ENDPOINT)];
+/// BPF_TCX_INGRESS: into the node.
+const FROM_ENDPOINT: u32 = 46;
 const LINK_SIDES: &[(&str, Side)] = &[
     ("egress_link_in", Side::Egress),
     ("egress_link_out", Side::Ingress),
@@ -96,6 +100,20 @@ pub enum AttachError {
     },
 }
 
+impl AttachError {
+    /// Whether there is nothing to attach to: the cgroup or interface has gone.
+    pub fn is_gone(&self) -> bool {
+        match self {
+            Self::Cgroup { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            // To a removed cgroup (kernel/bpf/cgroup.c), or an interface that there is not.
+            Self::Attach { source, .. } => {
+                matches!(source.raw_os_error(), Some(libc::ENODEV | libc::ENOENT))
+            }
+            Self::Program { .. } | Self::Pin { .. } => false,
+        }
+    }
+}
+
 impl Enforcer {
     /// Attaches the endpoint programs to a cgroup and all below it. `name` tells its pins apart
     /// within the instance.
@@ -111,26 +129,54 @@ impl Enforcer {
     /// Attaches the link programs to the host side of an endpoint's veth, ahead of all others.
     pub fn attach_link(&mut self, name: &str, interface: u32) -> Result<(), AttachError> {
         match self.links {
-            Links::Tcx => self.attach_tcx(name, interface),
-            Links::Clsact => self.attach_filters(name, interface),
+            Links::Tcx => self.attach_tcx(LINK_HOOKS, name, interface),
+            Links::Clsact => self.attach_filters(LINK_SIDES, name, interface),
         }
     }
 
-    fn attach_tcx(&mut self, name: &str, interface: u32) -> Result<(), AttachError> {
+    /// Attaches the one of the link programs that sees what the endpoint sends: at once, the other
+    /// follows by [`attach_link`](Self::attach_link).
+    pub fn guard_link(&mut self, name: &str, interface: u32) -> Result<(), AttachError> {
+        match self.links {
+            Links::Tcx => {
+                let out = LINK_HOOKS.iter().filter(|(_, hook)| *hook == FROM_ENDPOINT);
+                let out: Vec<Hook> = out.copied().collect();
+                self.attach_tcx(&out, name, interface)
+            }
+            Links::Clsact => {
+                let out = LINK_SIDES.iter().filter(|(_, side)| *side == Side::Ingress);
+                let out: Vec<_> = out.copied().collect();
+                self.attach_filters(&out, name, interface)
+            }
+        }
+    }
+
+    fn attach_tcx(
+        &mut self,
+        hooks: &[Hook],
+        name: &str,
+        interface: u32,
+    ) -> Result<(), AttachError> {
         let target = Target {
             number: interface,
             id: interface.into(),
             flags: sys::BEFORE,
             name: &format!("interface {interface}"),
+            place: Place::Interface(interface),
         };
-        for hook in LINK_HOOKS {
+        for hook in hooks {
             self.attach(*hook, name, &target)?;
         }
         Ok(())
     }
 
-    fn attach_filters(&mut self, name: &str, interface: u32) -> Result<(), AttachError> {
-        for (program, side) in LINK_SIDES {
+    fn attach_filters(
+        &mut self,
+        sides: &[(&'static str, Side)],
+        name: &str,
+        interface: u32,
+    ) -> Result<(), AttachError> {
+        for (program, side) in sides {
             let fd = self.program_fd(program)?;
             let filter = clsact::name_of(&bpffs::link(&self.pins, &pin_name(name, program)));
             let attached = clsact::attach(&filter, fd.as_fd(), interface, *side);
@@ -142,6 +188,15 @@ impl Enforcer {
             self.filters.insert(filter, interface);
         }
         Ok(())
+    }
+
+    /// Attaches again what is not attached any more, to the same place.
+    pub(super) fn attach_again(&mut self, held: &Held) -> Result<(), AttachError> {
+        let hooks = &[held.hook];
+        match &held.place {
+            Place::Cgroup(path) => self.attach_to_cgroup(hooks, &held.name, path),
+            Place::Interface(index) => self.attach_tcx(hooks, &held.name, *index),
+        }
     }
 
     fn attach_to_cgroup(
@@ -165,6 +220,7 @@ impl Enforcer {
             // A cgroup link needs no flags: it is one of several, and children cannot undo it.
             flags: 0,
             name: &cgroup.display().to_string(),
+            place: Place::Cgroup(cgroup.to_owned()),
         };
         for hook in hooks {
             self.attach(*hook, name, &target)?;
@@ -173,17 +229,21 @@ impl Enforcer {
     }
 
     /// Updates the link that is pinned under these names, or attaches and pins one.
-    fn attach(
-        &mut self,
-        (program, attach_type): Hook,
-        name: &str,
-        target: &Target<'_>,
-    ) -> Result<(), AttachError> {
+    fn attach(&mut self, hook: Hook, name: &str, target: &Target<'_>) -> Result<(), AttachError> {
+        let (program, attach_type) = hook;
         let path = bpffs::link(&self.pins, &pin_name(name, program));
+        if self
+            .held
+            .get(&path)
+            .is_some_and(|it| it.target == target.id)
+        {
+            // Whether it is still as it was, `mend` asks, and says so where it is not.
+            return Ok(());
+        }
         let fd = self.program_fd(program)?;
         let adopted = adopt(&path, target.id, &fd);
-        if adopted.map_err(pin_error(program, &path))? {
-            return Ok(());
+        if let Some(link) = adopted.map_err(pin_error(program, &path))? {
+            return self.hold(hook, name, target, &fd, link, path);
         }
         let link = sys::link_create(fd.as_fd(), target.number, attach_type, target.flags);
         let link = link.map_err(|source| AttachError::Attach {
@@ -191,10 +251,37 @@ impl Enforcer {
             target: target.name.to_owned(),
             source,
         })?;
-        pin(link.as_fd(), &path).map_err(pin_error(program, &path))
+        pin(link.as_fd(), &path).map_err(pin_error(program, &path))?;
+        self.hold(hook, name, target, &fd, link, path)
     }
 
-    fn program_fd(&self, program: &'static str) -> Result<ProgramFd, AttachError> {
+    /// Keeps a link's descriptor, so that it stays attached whatever becomes of its pin, and what
+    /// it should be.
+    fn hold(
+        &mut self,
+        hook: Hook,
+        name: &str,
+        target: &Target<'_>,
+        program: &ProgramFd,
+        link: OwnedFd,
+        pin: PathBuf,
+    ) -> Result<(), AttachError> {
+        let ids = (|| Ok((sys::id(link.as_fd())?, sys::id(program.as_fd())?)))();
+        let (id, program_id) = ids.map_err(pin_error(hook.0, &pin))?;
+        let held = Held {
+            link,
+            id,
+            name: name.to_owned(),
+            hook,
+            place: target.place.clone(),
+            target: target.id,
+            program_id,
+        };
+        self.held.insert(pin, held);
+        Ok(())
+    }
+
+    pub(super) fn program_fd(&self, program: &'static str) -> Result<ProgramFd, AttachError> {
         let error = |source| AttachError::Program {
             program,
             source: Box::new(source),
@@ -209,6 +296,8 @@ impl Enforcer {
 
     /// Removes the pins of links whose name is none of these, and thereby detaches them.
     pub fn detach_all_but(&mut self, names: &[&str]) -> io::Result<()> {
+        self.held
+            .retain(|_pin, held| names.contains(&held.name.as_str()));
         let kept = |link: &str| {
             let name = link.rsplit_once("--").map_or("", |(name, _)| name);
             names.iter().any(|kept| escaped(kept) == name)
@@ -216,6 +305,10 @@ impl Enforcer {
         let links = self.pins.join("links");
         for entry in fs::read_dir(&links)? {
             let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                // None of ours.
+                continue;
+            }
             if !kept(&entry.file_name().to_string_lossy()) {
                 fs::remove_file(entry.path())?;
             }
@@ -276,10 +369,12 @@ struct Target<'a> {
     id: u64,
     flags: u32,
     name: &'a str,
+    /// As it is found again.
+    place: Place,
 }
 
 /// Pins a link, in the place of what is pinned there.
-fn pin(link: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+pub(super) fn pin(link: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let mut new = path.as_os_str().to_owned();
     new.push("~");
     match fs::remove_file(&new) {
@@ -291,22 +386,27 @@ fn pin(link: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     fs::rename(&new, path)
 }
 
-/// Takes over the link that is pinned, if it is attached to this target. False where there is
+/// Takes over the link that is pinned, if it is attached to this target. None where there is
 /// none, or one to a target that has gone or is another: an endpoint keeps its name when its
 /// cgroup and interface are made again.
-fn adopt(path: &Path, target: u64, program: &ProgramFd) -> io::Result<bool> {
+fn adopt(path: &Path, target: u64, program: &ProgramFd) -> io::Result<Option<OwnedFd>> {
     let link = match sys::get(path) {
         Ok(link) => link,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    if sys::target(link.as_fd())? != target {
-        return Ok(false);
+    let info = sys::link_info(link.as_fd())?;
+    if info.target() != target {
+        return Ok(None);
+    }
+    // The kernel waits some ten milliseconds after an update of a link.
+    if info.program == sys::id(program.as_fd())? {
+        return Ok(Some(link));
     }
     match sys::link_update(link.as_fd(), program.as_fd()) {
-        Ok(()) => Ok(true),
+        Ok(()) => Ok(Some(link)),
         // The kernel's answer for a link whose target went away (kernel/bpf/cgroup.c, tcx.c).
-        Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => Ok(false),
+        Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -5,11 +5,12 @@
     reason = "netlink's attributes are many, and each look picks one"
 )]
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use rtnetlink::{
-    Handle,
-    packet_core::DefaultNla,
+    Handle, MulticastGroup,
+    packet_core::{DefaultNla, NetlinkMessage, NetlinkPayload},
     packet_route::{
+        RouteNetlinkMessage,
         address::{AddressAttribute, AddressHeaderFlags},
         link::{LinkAttribute, LinkMessage},
     },
@@ -51,6 +52,72 @@ pub enum NodeError {
 
 /// A connection to the kernel's routing tables.
 pub struct Node(Handle);
+
+/// Something about the network has become another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// There is an interface of this name now, or something about it is new.
+    Link {
+        /// Its name.
+        name: String,
+        /// Its index.
+        interface: u32,
+    },
+    /// Anything else: an address, an interface that is gone.
+    Other,
+}
+
+/// What the kernel tells of changes to links and addresses.
+pub struct Changes(BoxStream<'static, Change>);
+
+impl Changes {
+    /// Subscribes. Within a tokio runtime.
+    pub fn open() -> Result<Self, NodeError> {
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+        ];
+        let connection = rtnetlink::new_multicast_connection(&groups);
+        let (connection, _handle, messages) = connection.map_err(NodeError::Open)?;
+        tokio::spawn(connection);
+        Ok(Self(messages.map(|(message, _)| change(message)).boxed()))
+    }
+
+    /// Waits for the next one. Where the kernel had no room for all, some are missing: the
+    /// interfaces must be looked at now and then all the same.
+    pub async fn next(&mut self) -> Change {
+        match self.0.next().await {
+            Some(change) => change,
+            // The socket has gone, which it does not; then there is nothing to be told.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn change(message: NetlinkMessage<RouteNetlinkMessage>) -> Change {
+    let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) = message.payload else {
+        return Change::Other;
+    };
+    let name = attribute(&link, |attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    });
+    name.map_or(Change::Other, |name| Change::Link {
+        name,
+        interface: link.header.index,
+    })
+}
+
+/// The index of an interface of the agent's network namespace.
+pub fn interface(name: &str) -> Option<u32> {
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        None,
+    );
+    rustix::net::netdevice::name_to_index(socket.ok()?, name).ok()
+}
 
 /// An endpoint's veth, from the node.
 #[derive(Debug, Clone)]

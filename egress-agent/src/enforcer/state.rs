@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 /// An endpoint as the maps shall hold it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointState {
     /// 1 to [`MAX_ENDPOINTS`] - 1.
     pub id: u32,
@@ -28,14 +28,14 @@ pub struct EndpointState {
     pub generation: u32,
     /// Its own addresses, link-local ones included.
     pub addresses: Vec<IpAddr>,
-    /// Its cgroup.
-    pub cgroup: CgroupId,
+    /// Its cgroup; none while there is none.
+    pub cgroup: Option<CgroupId>,
     /// Its link, if it has one.
     pub link: Option<LinkState>,
 }
 
 /// The link of an endpoint.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkState {
     /// The index of the host side.
     pub interface: u32,
@@ -45,6 +45,13 @@ pub struct LinkState {
     pub next_hop_mac: [u8; 6],
     /// What ARP and NDP may ask for.
     pub next_hops: Vec<IpAddr>,
+}
+
+impl EndpointState {
+    /// The id of its cgroup; 0, which is no cgroup's, while there is none.
+    fn cgroup_id(&self) -> u64 {
+        self.cgroup.map_or(0, |cgroup| cgroup.id)
+    }
 }
 
 /// A direct entry: packets that pass beside the gateway.
@@ -68,7 +75,9 @@ impl Enforcer {
             reserved: 0,
         };
         let mut map: Array<&mut MapData, Config> = self.map(maps::CONFIG)?;
-        map.set(0, config, 0).map_err(failed(maps::CONFIG))
+        map.set(0, config, 0).map_err(failed(maps::CONFIG))?;
+        self.written.note(maps::CONFIG, &0_u32, &config);
+        Ok(())
     }
 
     /// Writes an endpoint, itself before what points to it.
@@ -86,16 +95,19 @@ impl Enforcer {
             flags: state.flags,
             reserved: [0; 2],
             generation: state.generation,
-            cgroup: state.cgroup.id,
+            cgroup: state.cgroup_id(),
             namespace: node::namespace().map_err(EnforcerError::Namespace)?,
         };
         let mut map: Array<&mut MapData, Endpoint> = self.map(maps::ENDPOINTS)?;
         map.set(state.id, endpoint, 0)
             .map_err(failed(maps::ENDPOINTS))?;
+        self.written.note(maps::ENDPOINTS, &state.id, &endpoint);
         for (key, role) in roles(state) {
             self.insert(maps::ADDRESSES, key, role)?;
         }
-        self.insert(maps::CGROUPS, state.cgroup.id, state.id)?;
+        if let Some(cgroup) = state.cgroup {
+            self.insert(maps::CGROUPS, cgroup.id, state.id)?;
+        }
         let Some(link) = &state.link else {
             return Ok(());
         };
@@ -111,13 +123,13 @@ impl Enforcer {
     pub fn is_endpoint(&mut self, state: &EndpointState) -> Result<bool, EnforcerError> {
         let map: Array<&mut MapData, Endpoint> = self.map(maps::ENDPOINTS)?;
         let found = map.get(&state.id, 0).map_err(failed(maps::ENDPOINTS))?;
-        Ok(found.id == state.id && found.cgroup == state.cgroup.id)
+        Ok(found.id == state.id && found.cgroup == state.cgroup_id())
     }
 
     /// Forgets endpoints, cgroups and links that are none of these endpoints'.
     pub fn retain_endpoints(&mut self, states: &[EndpointState]) -> Result<(), EnforcerError> {
         self.retain::<u64, u32>(maps::CGROUPS, |key| {
-            states.iter().any(|state| state.cgroup.id == *key)
+            states.iter().any(|state| state.cgroup_id() == *key)
         })?;
         let addresses: Vec<_> = states.iter().flat_map(roles).map(|(key, _)| key).collect();
         self.retain::<AddressKey, u8>(maps::ADDRESSES, |key| addresses.contains(key))?;
@@ -125,38 +137,35 @@ impl Enforcer {
             let mut links = states.iter().filter_map(|state| state.link.as_ref());
             links.any(|link| link.interface == *key)
         })?;
-        let mut map: Array<&mut MapData, Endpoint> = self.map(maps::ENDPOINTS)?;
-        for id in 1..MAX_ENDPOINTS {
-            let there = map.get(&id, 0).map_err(failed(maps::ENDPOINTS))?.id != 0;
-            if there && !states.iter().any(|state| state.id == id) {
+        for id in 0..MAX_ENDPOINTS {
+            if states.iter().any(|state| state.id == id) {
+                continue;
+            }
+            let mut map: Array<&mut MapData, Endpoint> = self.map(maps::ENDPOINTS)?;
+            if map.get(&id, 0).map_err(failed(maps::ENDPOINTS))?.id != 0 {
                 map.set(id, Endpoint::NONE, 0)
                     .map_err(failed(maps::ENDPOINTS))?;
             }
+            self.written.note(maps::ENDPOINTS, &id, &Endpoint::NONE);
         }
         Ok(())
     }
 
     /// Writes what the node knows of networks, and forgets the rest.
     pub fn set_networks(&mut self, networks: &[(IpNet, Class)]) -> Result<(), EnforcerError> {
-        let mut map: LpmTrie<&mut MapData, Address, u8> = self.map(maps::NETWORKS)?;
         let wanted: Vec<_> = networks
             .iter()
             .map(|(network, class)| (prefix(network), Address::from(network.network()), *class))
             .collect();
         for (bits, address, class) in &wanted {
-            map.insert(&Key::new(*bits, *address), *class as u8, 0)
-                .map_err(failed(maps::NETWORKS))?;
+            let key = Key::new(*bits, *address);
+            self.insert_prefix(maps::NETWORKS, &key, *class as u8)?;
         }
-        let present: Vec<_> = map.keys().filter_map(Result::ok).collect();
-        for key in present {
-            let kept = wanted
+        self.retain_prefixes::<Address>(maps::NETWORKS, |key| {
+            wanted
                 .iter()
-                .any(|(bits, address, _)| *bits == key.prefix_len() && *address == key.data());
-            if !kept {
-                map.remove(&key).map_err(failed(maps::NETWORKS))?;
-            }
-        }
-        Ok(())
+                .any(|(bits, address, _)| *bits == key.prefix_len() && *address == key.data())
+        })
     }
 
     /// Writes the direct entries of all policies, new ones first, and forgets the rest: what
@@ -172,25 +181,18 @@ impl Enforcer {
         self.retain::<DirectKey, u8>(maps::DIRECT_HOSTS, |key| {
             hosts.iter().any(|(_, host)| host == key)
         })?;
-        let mut map: LpmTrie<&mut MapData, DirectKey, u8> = self.map(maps::DIRECT_NETWORKS)?;
         let wanted: Vec<_> = networks
             .iter()
             .map(|(entry, key)| (DirectKey::HEAD_BITS + prefix(&entry.network), *key))
             .collect();
         for (bits, key) in &wanted {
-            map.insert(&Key::new(*bits, *key), 1, 0)
-                .map_err(failed(maps::DIRECT_NETWORKS))?;
+            self.insert_prefix(maps::DIRECT_NETWORKS, &Key::new(*bits, *key), 1)?;
         }
-        let present: Vec<_> = map.keys().filter_map(Result::ok).collect();
-        for key in present {
-            let kept = wanted
+        self.retain_prefixes::<DirectKey>(maps::DIRECT_NETWORKS, |key| {
+            wanted
                 .iter()
-                .any(|(bits, data)| *bits == key.prefix_len() && *data == key.data());
-            if !kept {
-                map.remove(&key).map_err(failed(maps::DIRECT_NETWORKS))?;
-            }
-        }
-        Ok(())
+                .any(|(bits, data)| *bits == key.prefix_len() && *data == key.data())
+        })
     }
 
     /// A map of the object as aya's type for it.
@@ -212,7 +214,41 @@ impl Enforcer {
         value: V,
     ) -> Result<(), EnforcerError> {
         let mut map: HashMap<&mut MapData, K, V> = self.map(name)?;
-        map.insert(key, value, 0).map_err(failed(name))
+        map.insert(key, value, 0).map_err(failed(name))?;
+        self.written.note(name, &key, &value);
+        Ok(())
+    }
+
+    fn insert_prefix<K: Pod>(
+        &mut self,
+        name: &'static str,
+        key: &Key<K>,
+        value: u8,
+    ) -> Result<(), EnforcerError> {
+        let mut map: LpmTrie<&mut MapData, K, u8> = self.map(name)?;
+        map.insert(key, value, 0).map_err(failed(name))?;
+        self.written.note(name, key, &value);
+        Ok(())
+    }
+
+    /// Removes the prefixes that are not kept.
+    fn retain_prefixes<K: Pod>(
+        &mut self,
+        name: &'static str,
+        keep: impl Fn(&Key<K>) -> bool,
+    ) -> Result<(), EnforcerError> {
+        let map: LpmTrie<&mut MapData, K, u8> = self.map(name)?;
+        let gone: Vec<_> = map
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| !keep(key))
+            .collect();
+        for key in gone {
+            let mut map: LpmTrie<&mut MapData, K, u8> = self.map(name)?;
+            map.remove(&key).map_err(failed(name))?;
+            self.written.forget(name, &key);
+        }
+        Ok(())
     }
 
     fn retain<K: Pod, V: Pod>(
@@ -220,14 +256,16 @@ impl Enforcer {
         name: &'static str,
         keep: impl Fn(&K) -> bool,
     ) -> Result<(), EnforcerError> {
-        let mut map: HashMap<&mut MapData, K, V> = self.map(name)?;
+        let map: HashMap<&mut MapData, K, V> = self.map(name)?;
         let gone: Vec<K> = map
             .keys()
             .filter_map(Result::ok)
             .filter(|key| !keep(key))
             .collect();
         for key in gone {
+            let mut map: HashMap<&mut MapData, K, V> = self.map(name)?;
             map.remove(&key).map_err(failed(name))?;
+            self.written.forget(name, &key);
         }
         Ok(())
     }

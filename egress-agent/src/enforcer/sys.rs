@@ -1,6 +1,8 @@
-//! Raw `bpf(2)` calls for links. aya updates no cgroup link in place, and hands out no descriptor
-//! of the links of socket-option programs, so that they could not be pinned; by these five calls
-//! every hook is treated alike.
+//! Raw `bpf(2)` calls. For links: aya updates no cgroup link in place, and hands out no descriptor
+//! of the links of socket-option programs, so that they could not be pinned; by these calls every
+//! hook is treated alike. What is attached to an interface, in what order: aya's own query gives
+//! no error apart from an empty list. For maps: aya walks a map from its first key alone, and by
+//! its types; whether a map holds what was written to it is asked byte by byte, some at a time.
 
 use std::{
     ffi::CString,
@@ -11,9 +13,14 @@ use std::{
 };
 
 // enum bpf_cmd in include/uapi/linux/bpf.h.
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
+const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
@@ -48,15 +55,6 @@ struct Object {
 }
 
 #[repr(C)]
-struct Element {
-    map: u32,
-    padding: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
-}
-
-#[repr(C)]
 struct Info {
     fd: u32,
     length: u32,
@@ -66,13 +64,83 @@ struct Info {
 /// The beginning of struct bpf_link_info.
 #[repr(C)]
 #[derive(Default)]
-struct LinkInfo {
+pub(super) struct LinkInfo {
     kind: u32,
-    id: u32,
-    program: u32,
+    /// The link's id, which no other link ever gets.
+    pub(super) id: u32,
+    /// The id of the program that runs.
+    pub(super) program: u32,
     reserved: u32,
     target: u64,
     hook: u64,
+}
+
+impl LinkInfo {
+    /// Where it is attached: the id of its cgroup, or the index of its interface. 0 where that has
+    /// gone, or the link was detached from it.
+    pub(super) fn target(&self) -> u64 {
+        match self.kind {
+            LINK_CGROUP => self.target,
+            // Its index is the first half of the word, its hook the second.
+            LINK_TCX => u64::from(self.target as u32),
+            _ => 0,
+        }
+    }
+
+    /// enum bpf_attach_type.
+    pub(super) fn attach_type(&self) -> u32 {
+        match self.kind {
+            LINK_TCX => (self.target >> 32) as u32,
+            _ => self.hook as u32,
+        }
+    }
+}
+
+/// The beginning of struct bpf_map_info.
+#[repr(C)]
+#[derive(Default)]
+pub(super) struct MapInfo {
+    /// enum bpf_map_type.
+    pub(super) kind: u32,
+    /// The map's id.
+    pub(super) id: u32,
+    /// Bytes.
+    pub(super) key_size: u32,
+    /// Bytes.
+    pub(super) value_size: u32,
+}
+
+/// What of struct bpf_prog_info comes before and after its id.
+#[repr(C)]
+#[derive(Default)]
+struct Kind {
+    kind: u32,
+    id: u32,
+}
+
+#[repr(C)]
+struct Query {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    programs: u64,
+    count: u32,
+    reserved: u32,
+    program_flags: u64,
+    links: u64,
+    link_flags: u64,
+    revision: u64,
+}
+
+#[repr(C)]
+struct Element {
+    map: u32,
+    reserved: u32,
+    key: u64,
+    /// Or the next key.
+    value: u64,
+    flags: u64,
 }
 
 // enum bpf_link_type in include/uapi/linux/bpf.h.
@@ -131,21 +199,114 @@ pub(super) fn get(path: &Path) -> io::Result<OwnedFd> {
     owned(bpf(BPF_OBJ_GET, &attributes)?)
 }
 
-/// Where a link is attached: the id of its cgroup, or the index of its interface. 0 where that has
-/// gone.
-pub(super) fn target(link: BorrowedFd<'_>) -> io::Result<u64> {
-    let mut info = LinkInfo::default();
+/// What a link is.
+pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    info(link)
+}
+
+/// What a map is.
+pub(super) fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
+    info(map)
+}
+
+/// The id of a program, map or link: the second word of what the kernel tells of either.
+pub(super) fn id(object: BorrowedFd<'_>) -> io::Result<u32> {
+    Ok(info::<Kind>(object)?.id)
+}
+
+/// The kernel writes as much of the object's description as `T` has room for.
+fn info<T: Default>(object: BorrowedFd<'_>) -> io::Result<T> {
+    let mut info = T::default();
     let attributes = Info {
-        fd: link.as_raw_fd() as u32,
-        length: size_of::<LinkInfo>() as u32,
+        fd: object.as_raw_fd() as u32,
+        length: size_of::<T>() as u32,
         info: (&raw mut info) as u64,
     };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &attributes)?;
-    match info.kind {
-        LINK_CGROUP => Ok(info.target),
-        // Its index is the first half of the word, its hook the second.
-        LINK_TCX => Ok(u64::from(info.target as u32)),
-        _ => Err(io::ErrorKind::InvalidData.into()),
+    Ok(info)
+}
+
+/// The ids of the programs on a hook of an interface, in the order in which they run; of very many
+/// the first.
+pub(super) fn programs(interface: u32, attach_type: u32) -> io::Result<Vec<u32>> {
+    /// BPF_MPROG_MAX in include/linux/bpf_mprog.h: there are no more.
+    const MOST: usize = 64;
+    let mut ids = vec![0_u32; MOST];
+    let attributes = Query {
+        target: interface,
+        attach_type,
+        query_flags: 0,
+        attach_flags: 0,
+        programs: ids.as_mut_ptr() as u64,
+        count: MOST as u32,
+        reserved: 0,
+        program_flags: 0,
+        links: 0,
+        link_flags: 0,
+        revision: 0,
+    };
+    match bpf(BPF_PROG_QUERY, &attributes) {
+        Ok(_) => {}
+        // Nothing was ever attached there.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+        Err(error) => return Err(error),
+    }
+    ids.retain(|id| *id != 0);
+    Ok(ids)
+}
+
+/// The value of a key; `None` where there is none.
+pub(super) fn lookup(
+    map: BorrowedFd<'_>,
+    key: &[u8],
+    value_size: usize,
+) -> io::Result<Option<Vec<u8>>> {
+    let mut value = vec![0_u8; value_size];
+    let found = element(BPF_MAP_LOOKUP_ELEM, map, key.as_ptr(), value.as_mut_ptr());
+    Ok(found?.then_some(value))
+}
+
+/// The key after `key`, or the first; `None` after the last.
+pub(super) fn next_key(
+    map: BorrowedFd<'_>,
+    key: Option<&[u8]>,
+    key_size: usize,
+) -> io::Result<Option<Vec<u8>>> {
+    let mut next = vec![0_u8; key_size];
+    let key = key.map_or(std::ptr::null(), <[u8]>::as_ptr);
+    let found = element(BPF_MAP_GET_NEXT_KEY, map, key, next.as_mut_ptr());
+    Ok(found?.then_some(next))
+}
+
+/// Writes a key's value.
+pub(super) fn update(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<()> {
+    element(BPF_MAP_UPDATE_ELEM, map, key.as_ptr(), value.as_mut_ptr()).map(drop)
+}
+
+/// Removes a key, if it is there.
+pub(super) fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
+    element(BPF_MAP_DELETE_ELEM, map, key.as_ptr(), std::ptr::null_mut()).map(drop)
+}
+
+/// False where the kernel says that there is no such element. Key and value are as long as the
+/// map says.
+fn element(
+    command: libc::c_long,
+    map: BorrowedFd<'_>,
+    key: *const u8,
+    value: *mut u8,
+) -> io::Result<bool> {
+    let attributes = Element {
+        map: map.as_raw_fd() as u32,
+        reserved: 0,
+        key: key as u64,
+        value: value as u64,
+        flags: 0,
+    };
+    match bpf(command, &attributes) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -157,7 +318,7 @@ pub(super) fn target(link: BorrowedFd<'_>) -> io::Result<u64> {
 pub(super) unsafe fn take<K, V>(map: BorrowedFd<'_>, key: &K, value: &mut V) -> io::Result<bool> {
     let attributes = Element {
         map: map.as_raw_fd() as u32,
-        padding: 0,
+        reserved: 0,
         key: (&raw const *key) as u64,
         value: (&raw mut *value) as u64,
         flags: 0,

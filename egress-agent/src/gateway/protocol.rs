@@ -157,6 +157,21 @@ pub struct Endpoints {
     pub endpoints: Vec<Endpoint>,
     /// By the number that endpoints give; several may share one.
     pub policies: BTreeMap<u32, Vec<Rule>>,
+    /// Networks that no name may lead to, however public they are.
+    #[serde(default)]
+    pub refused: RefusedNetworks,
+}
+
+/// What is the node's or the cluster's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RefusedNetworks {
+    /// The node's own addresses, but for those that the operator has named.
+    #[serde(default)]
+    pub node: Vec<IpNet>,
+    /// The networks of pods and Services.
+    #[serde(default)]
+    pub cluster: Vec<IpNet>,
 }
 
 /// One endpoint.

@@ -1,9 +1,15 @@
 //! Addresses that a name must not lead to: against rebinding, and against a name that points
 //! into the node or the cluster.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
+use tokio::sync::watch;
+
+use super::table::Table;
 
 /// Why an address from DNS is not dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,6 +45,10 @@ pub enum Refusal {
     Reserved,
     /// An address of the gateway.
     Own,
+    /// An address of the node, a public one.
+    Node,
+    /// In a network of pods or Services (`clusterNetworks`), a public one.
+    Cluster,
 }
 
 impl Refusal {
@@ -60,6 +70,8 @@ impl Refusal {
             Self::Mapped => "answer_mapped",
             Self::Reserved => "answer_reserved",
             Self::Own => "answer_own",
+            Self::Node => "answer_node",
+            Self::Cluster => "answer_cluster",
         }
     }
 }
@@ -69,12 +81,26 @@ impl Refusal {
 pub struct Refused {
     permitted: Vec<IpNet>,
     own: Vec<IpAddr>,
+    table: Option<watch::Receiver<Arc<Table>>>,
 }
 
 impl Refused {
     /// `own` are the gateway's addresses: refused whatever is permitted.
     pub fn new(permitted: Vec<IpNet>, own: Vec<IpAddr>) -> Self {
-        Self { permitted, own }
+        Self {
+            permitted,
+            own,
+            table: None,
+        }
+    }
+
+    /// With what the generation in force says of the node and the cluster.
+    #[must_use]
+    pub fn and_of(self, table: watch::Receiver<Arc<Table>>) -> Self {
+        Self {
+            table: Some(table),
+            ..self
+        }
     }
 
     /// Whether this is an address of the gateway.
@@ -97,9 +123,19 @@ impl Refused {
         {
             return Ok(());
         }
-        match refusal(address) {
+        match refusal(address).or_else(|| self.of_node_or_cluster(address)) {
             Some(refusal) => Err(refusal),
             None => Ok(()),
+        }
+    }
+
+    fn of_node_or_cluster(&self, address: IpAddr) -> Option<Refusal> {
+        let table = self.table.as_ref()?.borrow();
+        let within = |networks: &[IpNet]| networks.iter().any(|net| net.contains(&address));
+        match (within(&table.refused.node), within(&table.refused.cluster)) {
+            (true, _) => Some(Refusal::Node),
+            (false, true) => Some(Refusal::Cluster),
+            (false, false) => None,
         }
     }
 }
@@ -207,5 +243,24 @@ mod tests {
             refused.check("192.168.0.1".parse().unwrap()),
             Err(Refusal::Private)
         );
+    }
+
+    #[test]
+    fn node_and_cluster_are_refused_where_they_are_public() {
+        let nets = |text: &str| vec![text.parse().unwrap()];
+        let table = Table::new(&super::super::protocol::Endpoints {
+            refused: super::super::protocol::RefusedNetworks {
+                node: nets("203.0.113.7/32"),
+                cluster: nets("198.51.100.0/24"),
+            },
+            ..Default::default()
+        });
+        let (_sender, receiver) = watch::channel(Arc::new(table));
+        let refused = Refused::new(nets("198.51.100.9/32"), Vec::new()).and_of(receiver);
+        let check = |address: &str| refused.check(address.parse().unwrap());
+        assert_eq!(check("203.0.113.7"), Err(Refusal::Node));
+        assert_eq!(check("198.51.100.8"), Err(Refusal::Cluster));
+        assert_eq!(check("198.51.100.9"), Ok(()));
+        assert_eq!(check("203.0.113.8"), Ok(()));
     }
 }

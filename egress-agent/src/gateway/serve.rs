@@ -141,7 +141,8 @@ async fn start(
             .chain(&configure.dns)
             .map(SocketAddr::ip),
     );
-    let refused = Refused::new(configure.permitted_answers.clone(), own);
+    let refused =
+        Refused::new(configure.permitted_answers.clone(), own).and_of(shared.table.clone());
     let mut stop = Vec::new();
     for (number, sockets) in sets.into_iter().enumerate() {
         let (shared, refused, configure) = (shared.clone(), refused.clone(), configure.clone());

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::protocol::Endpoints;
+use super::protocol::{Endpoints, RefusedNetworks};
 use crate::policy::{compile::CompiledPolicy, rule::Mode};
 
 /// One generation. Empty knows nobody.
@@ -10,6 +10,8 @@ use crate::policy::{compile::CompiledPolicy, rule::Mode};
 pub struct Table {
     /// The generation; 0 before the first.
     pub generation: u64,
+    /// What no name may lead to.
+    pub refused: RefusedNetworks,
     endpoints: HashMap<u32, EndpointState>,
 }
 
@@ -42,6 +44,7 @@ impl Table {
         };
         Self {
             generation: message.generation,
+            refused: message.refused.clone(),
             endpoints: message.endpoints.iter().map(|e| (e.id, state(e))).collect(),
         }
     }

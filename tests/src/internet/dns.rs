@@ -74,6 +74,7 @@ fn config(log: &str) -> String {
          listen-address={RESOLVER4}\nlisten-address={RESOLVER6}\n\
          log-queries\nlog-facility={log}\n\
          host-record=rebind.test,10.9.9.9\nhost-record=metadata.test,169.254.169.254\n\
+         host-record=node.test,192.0.2.2\n\
          txt-record=allowed.test,out of band\nauth-ttl=1\nlocal=/test/\n"
     );
     for (host, _) in HOSTS {

@@ -161,7 +161,7 @@ pub(super) async fn plan(
         flags,
         generation: 1,
         addresses: own.collect(),
-        cgroup: cgroup::identify(cgroup)?,
+        cgroup: Some(cgroup::identify(cgroup)?),
         link,
     };
     let addresses = node.addresses().await?;
@@ -172,6 +172,7 @@ pub(super) async fn plan(
         endpoints: vec![EndpointPlan {
             name: endpoint_name(name),
             cgroup: cgroup.to_owned(),
+            interface: state.link.is_some().then(|| slot.link()),
             // With a link, loopback beyond it is the gateway's to relay.
             direct: match allowed.loopback && state.link.is_none() {
                 true => loopback_entries(),

@@ -1,0 +1,407 @@
+//! Looks whether what was attached and written is still there, and mends it. Whoever can change
+//! it is root of the node, and could end the agent as well; but accidents, other tools and half a
+//! privilege do not do it unseen.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    path::{Path, PathBuf},
+};
+
+use aya::programs::Program;
+use egress_common::maps;
+
+use crate::enforcer::{
+    Enforcer, EnforcerError,
+    attach::{Hook, LINK_HOOKS, pin},
+    bpffs, load_program, sys,
+};
+
+/// The maps that the enforcer alone writes.
+const WATCHED: [&str; 8] = [
+    maps::CONFIG,
+    maps::ENDPOINTS,
+    maps::CGROUPS,
+    maps::LINKS,
+    maps::ADDRESSES,
+    maps::DIRECT_HOSTS,
+    maps::DIRECT_NETWORKS,
+    maps::NETWORKS,
+];
+
+/// BPF_MAP_TYPE_ARRAY (include/uapi/linux/bpf.h): all its keys are always there.
+const ARRAY: u32 = 2;
+
+/// Entries of one map that one look is at: so that a look at full maps takes some ten
+/// milliseconds. Larger maps are gone through in several.
+const ENTRIES: usize = 2_048;
+
+/// A link that is attached, and what it should be.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) link: OwnedFd,
+    pub(super) id: u32,
+    /// The endpoint's name, or `gateway`.
+    pub(super) name: String,
+    pub(super) hook: Hook,
+    pub(super) place: Place,
+    /// As the kernel tells it.
+    pub(super) target: u64,
+    pub(super) program_id: u32,
+}
+
+/// What is attached to.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    Cgroup(PathBuf),
+    Interface(u32),
+}
+
+impl Place {
+    /// Whether it is still what it was when the link was attached.
+    fn is_there(&self, target: u64) -> bool {
+        match self {
+            Self::Cgroup(path) => fs::metadata(path).is_ok_and(|found| found.ino() == target),
+            Self::Interface(index) => has_interface(*index),
+        }
+    }
+}
+
+fn has_interface(index: u32) -> bool {
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        None,
+    );
+    socket.is_ok_and(|socket| rustix::net::netdevice::index_to_name(socket, index).is_ok())
+}
+
+/// Something that was not as it should be.
+#[derive(Debug)]
+pub struct Fault {
+    /// Whose, where it is one endpoint's: its name, or `gateway`.
+    pub endpoint: Option<String>,
+    /// What was found.
+    pub what: String,
+    /// Why it is still so; `None` where it was mended.
+    pub failed: Option<String>,
+}
+
+/// What the enforcer has written into its maps.
+pub(super) struct Written(BTreeMap<&'static str, Copy>);
+
+/// What one map shall hold.
+struct Copy {
+    map: OwnedFd,
+    info: sys::MapInfo,
+    entries: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// The last of the map's keys that was looked at.
+    key: Option<Vec<u8>>,
+    /// The last of the entries that was looked at.
+    entry: Option<Vec<u8>>,
+}
+
+impl Written {
+    /// Of the maps that are pinned; nothing is written yet.
+    pub(super) fn open(pins: &Path) -> Result<Self, EnforcerError> {
+        let copies = maps::PINNED.iter().map(|name| {
+            let path = bpffs::map(pins, name);
+            let open = || -> io::Result<_> {
+                let map = sys::get(&path)?;
+                let info = sys::map_info(map.as_fd())?;
+                Ok((map, info))
+            };
+            let (map, info) = open().map_err(|source| EnforcerError::Pin {
+                path: path.clone(),
+                source,
+            })?;
+            let copy = Copy {
+                map,
+                info,
+                entries: BTreeMap::new(),
+                key: None,
+                entry: None,
+            };
+            Ok::<_, EnforcerError>((*name, copy))
+        });
+        Ok(Self(copies.collect::<Result<_, _>>()?))
+    }
+
+    /// Notes what was written.
+    pub(super) fn note<K: aya::Pod, V: aya::Pod>(&mut self, name: &str, key: &K, value: &V) {
+        if let Some(copy) = self.0.get_mut(name) {
+            copy.entries.insert(bytes(key), bytes(value));
+        }
+    }
+
+    /// Forgets what was removed.
+    pub(super) fn forget<K: aya::Pod>(&mut self, name: &str, key: &K) {
+        if let Some(copy) = self.0.get_mut(name) {
+            copy.entries.remove(&bytes(key));
+        }
+    }
+}
+
+fn bytes<T: aya::Pod>(value: &T) -> Vec<u8> {
+    // SAFETY: Pod has no padding, so that all its bytes are initialised.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }.to_vec()
+}
+
+impl Enforcer {
+    /// Looks at everything that this enforcer has attached, pinned and written, and mends what is
+    /// another. Call it every second, once all is attached; it takes bounded time.
+    pub fn mend(&mut self) -> Vec<Fault> {
+        let mut faults = self.mend_links();
+        faults.extend(self.mend_order());
+        let pins = self.pins.clone();
+        for (name, copy) in &mut self.written.0 {
+            faults.extend(copy.mend_pin(name, &bpffs::map(&pins, name)));
+            if WATCHED.contains(name) {
+                faults.extend(copy.mend(name));
+            }
+        }
+        faults
+    }
+
+    fn mend_links(&mut self) -> Vec<Fault> {
+        let pins: Vec<PathBuf> = self.held.keys().cloned().collect();
+        let faults = pins.into_iter().filter_map(|pin| self.mend_link(&pin));
+        faults.collect()
+    }
+
+    fn mend_link(&mut self, path: &Path) -> Option<Fault> {
+        let held = self.held.get(path)?;
+        let (program, attach_type) = held.hook;
+        let fault = |what: &str, mended: Result<(), String>| {
+            Some(Fault {
+                endpoint: Some(held.name.clone()),
+                what: format!("{program}: {what}"),
+                failed: mended.err(),
+            })
+        };
+        let text = |error: io::Error| error.to_string();
+        let info = match sys::link_info(held.link.as_fd()) {
+            Ok(info) => info,
+            Err(error) => return fault("its link cannot be read", Err(error.to_string())),
+        };
+        if info.target() != held.target || info.attach_type() != attach_type {
+            if !held.place.is_there(held.target) {
+                // Nobody has detached it: there is nothing any more to be attached to.
+                return None;
+            }
+            let held = self.held.remove(path)?;
+            let again = self.attach_again(&held).map_err(|error| error.to_string());
+            let (name, failed) = (held.name.clone(), again.err());
+            if failed.is_some() {
+                // To be tried again at the next look.
+                self.held.insert(path.to_owned(), held);
+            }
+            return Some(Fault {
+                endpoint: Some(name),
+                what: format!("{program}: it was detached"),
+                failed,
+            });
+        }
+        if info.program != held.program_id {
+            let ours = self.program_fd(program).map_err(|error| error.to_string());
+            let put = ours.and_then(|ours| {
+                sys::link_update(held.link.as_fd(), ours.as_fd()).map_err(text)?;
+                sys::id(ours.as_fd()).map_err(text)
+            });
+            let what = format!("{program}: another program was in its place");
+            let held = self.held.get_mut(path)?;
+            let failed = put.map(|id| held.program_id = id).err();
+            return Some(Fault {
+                endpoint: Some(held.name.clone()),
+                what,
+                failed,
+            });
+        }
+        let pinned = sys::get(path).and_then(|link| sys::id(link.as_fd()));
+        if pinned.is_ok_and(|id| id == held.id) {
+            return None;
+        }
+        let again = pin(held.link.as_fd(), path).map_err(text);
+        fault("the pin of its link was gone or another's", again)
+    }
+
+    /// Whether the link programs are the first of their hooks.
+    fn mend_order(&mut self) -> Vec<Fault> {
+        let mut late = Vec::new();
+        for (path, held) in &self.held {
+            let Place::Interface(index) = held.place else {
+                continue;
+            };
+            let Ok(ids) = sys::programs(index, held.hook.1) else {
+                // The interface has gone.
+                continue;
+            };
+            let first = ids.first();
+            if first.is_some_and(|first| *first != held.program_id)
+                && ids.contains(&held.program_id)
+            {
+                late.push(path.clone());
+            }
+        }
+        let faults = late.into_iter().filter_map(|path| {
+            let (name, program) = {
+                let held = self.held.get(&path)?;
+                (held.name.clone(), held.hook.0)
+            };
+            let failed = self.move_to_head(&path).err();
+            Some(Fault {
+                endpoint: Some(name),
+                what: format!("{program}: another program was ahead of it"),
+                failed,
+            })
+        });
+        faults.collect()
+    }
+
+    /// Attaches ahead of all, and only then gives the old link up. The kernel takes a program once
+    /// on a hook, so that it is a new copy of it.
+    fn move_to_head(&mut self, path: &Path) -> Result<(), String> {
+        let held = self.held.get(path).ok_or("its link has gone")?;
+        let hook = LINK_HOOKS.iter().find(|hook| **hook == held.hook);
+        let (program, attach_type) = *hook.ok_or("it is on no link")?;
+        let Place::Interface(index) = held.place else {
+            return Err("it is on no link".into());
+        };
+        match self.ebpf.program_mut(program) {
+            Some(Program::SchedClassifier(classifier)) => {
+                classifier.unload().map_err(|error| error.to_string())?;
+            }
+            Some(_) | None => return Err("the object has no such program".into()),
+        }
+        let copy = self.ebpf.program_mut(program);
+        load_program(copy.ok_or("the object has no such program")?)
+            .map_err(|error| error.to_string())?;
+        let new = self
+            .program_fd(program)
+            .map_err(|error| error.to_string())?;
+        let text = |error: io::Error| error.to_string();
+        let link = sys::link_create(new.as_fd(), index, attach_type, sys::BEFORE).map_err(text)?;
+        pin(link.as_fd(), path).map_err(text)?;
+        let (id, program_id) = (
+            sys::id(link.as_fd()).map_err(text)?,
+            sys::id(new.as_fd()).map_err(text)?,
+        );
+        let held = self.held.get_mut(path).ok_or("its link has gone")?;
+        (held.link, held.id, held.program_id) = (link, id, program_id);
+        Ok(())
+    }
+}
+
+impl Copy {
+    fn mend_pin(&self, name: &str, path: &Path) -> Option<Fault> {
+        let pinned = sys::get(path).and_then(|map| sys::id(map.as_fd()));
+        if pinned.is_ok_and(|id| id == self.info.id) {
+            return None;
+        }
+        let again = pin(self.map.as_fd(), path);
+        Some(Fault {
+            endpoint: None,
+            what: format!("map {name}: its pin was gone or another's"),
+            failed: again.err().map(|error| error.to_string()),
+        })
+    }
+
+    fn mend(&mut self, name: &str) -> Option<Fault> {
+        let mut found = Found::default();
+        let looked = self
+            .mend_entries(&mut found)
+            .and_then(|()| self.remove_strange(&mut found));
+        let what = match (found.is_nothing(), &looked) {
+            (true, Ok(())) => return None,
+            (true, Err(_)) => format!("map {name}: it cannot be read"),
+            (false, _) => format!("map {name}: {found}"),
+        };
+        Some(Fault {
+            endpoint: None,
+            what,
+            failed: looked.err().map(|error| error.to_string()),
+        })
+    }
+
+    /// What was written and is another, or is not there.
+    fn mend_entries(&mut self, found: &mut Found) -> io::Result<()> {
+        let (map, size) = (self.map.as_fd(), self.info.value_size as usize);
+        let from = match &self.entry {
+            Some(last) => std::ops::Bound::Excluded(last.clone()),
+            None => std::ops::Bound::Unbounded,
+        };
+        let rest = self.entries.range((from, std::ops::Bound::Unbounded));
+        let mut last = None;
+        for (number, (key, value)) in rest.enumerate() {
+            if number == ENTRIES {
+                self.entry = last;
+                return Ok(());
+            }
+            let present = sys::lookup(map, key, size)?;
+            if present.as_ref() != Some(value) {
+                match present {
+                    Some(_) => found.changed += 1,
+                    None => found.missing += 1,
+                }
+                sys::update(map, key, &mut value.clone())?;
+            }
+            last = Some(key.clone());
+        }
+        self.entry = None;
+        Ok(())
+    }
+
+    /// What is there and nobody has written.
+    fn remove_strange(&mut self, found: &mut Found) -> io::Result<()> {
+        if self.info.kind == ARRAY {
+            return Ok(());
+        }
+        let (map, size) = (self.map.as_fd(), self.info.key_size as usize);
+        for _ in 0..ENTRIES {
+            let next = sys::next_key(map, self.key.as_deref(), size)?;
+            let Some(key) = next else {
+                self.key = None;
+                return Ok(());
+            };
+            if self.entries.contains_key(&key) {
+                self.key = Some(key);
+            } else {
+                found.strange += 1;
+                sys::delete(map, &key)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a look at a map has found.
+#[derive(Debug, Default)]
+struct Found {
+    changed: usize,
+    missing: usize,
+    strange: usize,
+}
+
+impl Found {
+    fn is_nothing(&self) -> bool {
+        self.changed + self.missing + self.strange == 0
+    }
+}
+
+impl std::fmt::Display for Found {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            changed,
+            missing,
+            strange,
+        } = self;
+        write!(
+            f,
+            "{changed} entries were changed, {missing} were missing, {strange} were strange to it"
+        )
+    }
+}
