@@ -4,6 +4,8 @@ pub mod exec;
 pub mod follow;
 pub mod instance;
 pub mod lock;
+pub mod names;
 pub mod plan;
 pub mod posture;
 pub mod run;
+pub mod status;

@@ -8,6 +8,7 @@ pub mod exec;
 pub mod gateway;
 pub mod init;
 pub mod run;
+pub mod status;
 
 /// Makes the egress gateway the only way out, and says who tried another way.
 #[derive(Debug, Parser)]
@@ -27,6 +28,8 @@ pub enum Command {
     Run(run::RunArgs),
     /// Remove an instance's pins, and thereby all its enforcement.
     Detach(run::DetachArgs),
+    /// Say what is enforced; fails if something that should be attached is not.
+    Status(status::StatusArgs),
     /// Say what this kernel and machine have and lack; fails if the agent cannot run.
     Doctor(doctor::DoctorArgs),
     /// The unprivileged side; started by the enforcer.

@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod clsact;
 pub mod counters;
 pub mod events;
+pub mod inspect;
 pub mod node;
 pub mod probe;
 pub mod state;

@@ -1,7 +1,7 @@
 //! The egress-agent binary.
 
 use clap::Parser;
-use egress_agent::cli::{Cli, Command, doctor, exec, gateway, in_one_line, init, run};
+use egress_agent::cli::{Cli, Command, doctor, exec, gateway, in_one_line, init, run, status};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -10,6 +10,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Exec(args) => Ok(exec::run(args)),
         Command::Run(args) => run::run(&args).map(success),
+        Command::Status(args) => status::run(&args).map(success),
         Command::Detach(args) => run::detach(&args).map(success),
         Command::Doctor(args) => doctor::run(&args).map(success),
         Command::Gateway(args) => gateway::run(&args).map(success),

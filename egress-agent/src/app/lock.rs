@@ -72,6 +72,18 @@ impl Lock {
     }
 }
 
+/// Where what tells of running instances is.
+pub fn folder() -> &'static Path {
+    Path::new(FOLDER)
+}
+
+/// Whether somebody holds the lock of an instance.
+pub fn is_held(instance: &str) -> bool {
+    let path = Path::new(FOLDER).join(format!("{instance}.lock"));
+    File::open(path)
+        .is_ok_and(|file| rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err())
+}
+
 /// The instances that have a lock file, held or not.
 pub fn instances() -> Vec<String> {
     let entries = fs::read_dir(FOLDER).into_iter().flatten();

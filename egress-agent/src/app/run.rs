@@ -5,6 +5,7 @@ use crate::{
         follow::{Follow, Step, is_stale},
         instance::{GatewayPlan, Instance, InstanceError, remove},
         lock::Lock,
+        names,
         plan::{Ids, Missing, Plan},
         posture,
     },
@@ -29,10 +30,12 @@ pub async fn run(path: &Path) -> anyhow::Result<()> {
     }
     let config = config::load(path)?;
     let lock = Lock::take(&config.instance)?;
-    let pins = bpffs::instance(&config.instance);
+    let name = config.instance.clone();
+    let pins = bpffs::instance(&name);
     let done = run_locked(path, config).await;
     if !pins.exists() {
         // It did not even start, and leaves nothing.
+        names::remove(&name);
         lock.remove();
     }
     done
@@ -82,6 +85,7 @@ async fn run_locked(path: &Path, config: Config) -> anyhow::Result<()> {
         tampered: 0,
         unfollowed: None,
     };
+    running.write_names();
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -191,6 +195,9 @@ impl Running {
             }
         }
         self.unfollowed = None;
+        if plan != *old {
+            self.write_names();
+        }
         for record in posture::changed(&old, &plan, attached) {
             self.sink.write(&record);
         }
@@ -242,7 +249,15 @@ impl Running {
         ids.retain(&plan);
         (self.config, self.policies) = (config, policies);
         (self.generation, self.ids) = (generation, ids);
+        self.write_names();
         Ok(())
+    }
+
+    /// For `status`, which does without where they cannot be written.
+    fn write_names(&self) {
+        if let Err(error) = names::write(&self.config.instance, &self.instance.plan()) {
+            tracing::warn!("the endpoints' names cannot be written for `status`: {error}");
+        }
     }
 
     fn finish(&mut self) -> anyhow::Result<()> {
@@ -284,6 +299,7 @@ pub async fn detach(instance: &str, path: Option<&Path>, yes: bool) -> anyhow::R
     let lock = Lock::take(instance)?;
     let own = config.as_ref().map_or_else(default_addresses, addresses);
     let removed = remove(instance, &own, &Node::open()?).await?;
+    names::remove(instance);
     lock.remove();
     if removed.is_empty() {
         eprintln!("nothing to detach: instance {instance} has no pins");

@@ -53,6 +53,21 @@ const LINK_SIDES: &[(&str, Side)] = &[
     ("egress_link_out", Side::Ingress),
 ];
 
+/// The names of the programs on an endpoint's cgroup.
+pub fn cgroup_programs() -> impl Iterator<Item = &'static str> {
+    CGROUP_HOOKS.iter().map(|(name, _)| *name)
+}
+
+/// The names of the programs on the gateway's cgroup.
+pub fn gateway_programs() -> impl Iterator<Item = &'static str> {
+    GATEWAY_HOOKS.iter().map(|(name, _)| *name)
+}
+
+/// The names of the programs on an endpoint's link.
+pub fn link_programs() -> impl Iterator<Item = &'static str> {
+    LINK_HOOKS.iter().map(|(name, _)| *name)
+}
+
 /// Every hook that there is to attach to: endpoints' cgroups, the gateway's, links.
 pub fn hooks() -> impl Iterator<Item = Hook> {
     let all = [CGROUP_HOOKS, GATEWAY_HOOKS, LINK_HOOKS];
