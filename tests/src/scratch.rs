@@ -106,7 +106,11 @@ pub fn left_by_all(wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
 fn locks(wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     entries(Path::new(LOCKS))
         .into_iter()
-        .filter(|name| name.strip_suffix(".lock").is_some_and(&wanted))
+        .filter(|name| {
+            // The lock itself, and the names of its endpoints.
+            let stem = name.strip_suffix(".lock").or(name.strip_suffix(".json"));
+            stem.is_some_and(&wanted)
+        })
         .map(|name| Path::new(LOCKS).join(name))
         .collect()
 }
