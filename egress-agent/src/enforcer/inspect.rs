@@ -1,6 +1,8 @@
 //! What is pinned, read by somebody who is not the enforcer. Nothing is changed.
 
-use std::{collections::BTreeMap, fs, io, os::fd::AsFd, path::Path, time::SystemTime};
+use std::{
+    cell::RefCell, collections::BTreeMap, fs, io, os::fd::AsFd, path::Path, time::SystemTime,
+};
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use egress_common::{
@@ -9,7 +11,13 @@ use egress_common::{
     verdict::DropReason,
 };
 
-use crate::enforcer::{EnforcerError, bpffs, counters::Counters, state::failed, sys};
+use crate::enforcer::{
+    EnforcerError, bpffs,
+    clsact::{self, Links},
+    counters::Counters,
+    state::failed,
+    sys,
+};
 
 /// A pinned link.
 #[derive(Debug, Clone)]
@@ -55,7 +63,32 @@ pub fn links(pins: &Path) -> io::Result<Vec<Pinned>> {
             target: info.target(),
         });
     }
+    if Links::of_this_kernel() == Links::Clsact {
+        links.extend(filters(pins)?);
+    }
     Ok(links)
+}
+
+/// Filters of the instance, which are no links, and whose programs nothing tells.
+fn filters(pins: &Path) -> io::Result<Vec<Pinned>> {
+    let own = clsact::name_of(&pins.join("links"));
+    let found = RefCell::new(Vec::new());
+    // None is unwanted: nothing is removed.
+    clsact::detach(|name, interface| {
+        let link = clsact::link_of(name, &own).and_then(|link| link.rsplit_once("--"));
+        if let Some((owner, program)) = link {
+            found.borrow_mut().push(Pinned {
+                program: program.to_owned(),
+                owner: owner.to_owned(),
+                id: 0,
+                program_id: 0,
+                loaded: None,
+                target: interface.into(),
+            });
+        }
+        false
+    })?;
+    Ok(found.into_inner())
 }
 
 /// All endpoints of an instance's maps, each with the index of its interface, if it has one, and
