@@ -1,6 +1,6 @@
 //! Perf events out of the kernel, decoded, with the lost ones counted.
 
-use crate::enforcer::{Enforcer, EnforcerError, bpffs, state::failed, sys};
+use crate::enforcer::{Enforcer, EnforcerError, state::failed, sys};
 use aya::maps::{
     HashMap, MapData, MapError, PerfEventArray,
     perf::{PerfEvent, PerfEventArrayBuffer},
@@ -73,12 +73,13 @@ impl Enforcer {
             .map(|(key, _)| key)
             .collect();
         let failed = |error| failed(maps::REPORTS)(MapError::IoError(error));
-        let map = sys::get(&bpffs::map(&self.pins, maps::REPORTS)).map_err(failed)?;
+        // Not by its pin, which somebody may have removed.
+        let map = self.written.map(maps::REPORTS)?;
         let mut closed = Vec::new();
         for key in over {
             let mut window = ReportWindow::EMPTY;
             // SAFETY: key and value are those of the map, and made of integers alone.
-            let taken = unsafe { sys::take(map.as_fd(), &key, &mut window) };
+            let taken = unsafe { sys::take(map, &key, &mut window) };
             // It may have been restarted since it was read: then what is taken is the new one, and
             // the old one's attempts came with an event.
             if taken.map_err(failed)? {

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
     },
     path::{Path, PathBuf},
@@ -129,6 +129,12 @@ impl Written {
             Ok::<_, EnforcerError>((*name, copy))
         });
         Ok(Self(copies.collect::<Result<_, _>>()?))
+    }
+
+    /// A map's descriptor, whatever has become of its pin.
+    pub(super) fn map(&self, name: &'static str) -> Result<BorrowedFd<'_>, EnforcerError> {
+        let copy = self.0.get(name).ok_or(EnforcerError::Missing(name))?;
+        Ok(copy.map.as_fd())
     }
 
     /// Notes what was written.
