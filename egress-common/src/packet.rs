@@ -83,6 +83,10 @@ pub fn parse_ipv4(bytes: &impl Bytes, at: u32, attempt: &mut Attempt) -> Result<
     if total < IPV4_HEADER || at + total > bytes.len() {
         return Err(DropReason::Malformed);
     }
+    // ICMPv6 is of IPv6 alone: no kernel sends it here, and its errors are not those of a kernel.
+    if attempt.protocol == ICMP6 {
+        return Err(DropReason::OtherProtocol);
+    }
     parse_transport(bytes, at + IPV4_HEADER, total - IPV4_HEADER, attempt)
 }
 

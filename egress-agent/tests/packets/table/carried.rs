@@ -123,7 +123,7 @@ fn places() -> Vec<Case> {
 
 /// By the number of the IP protocol, whatever follows.
 fn numbers() -> Vec<Case> {
-    use DropReason::{ExtensionHeader, GroupManagement, Icmp, OtherProtocol, Tunnel};
+    use DropReason::{ExtensionHeader, GroupManagement, OtherProtocol, Tunnel};
     let mut cases = Vec::new();
     let mut add = |reason, to: &str, numbers: &[u8]| {
         cases.extend(numbers.iter().map(|number| {
@@ -133,11 +133,10 @@ fn numbers() -> Vec<Case> {
     };
     add(Tunnel, OUTSIDE4, &[4, 41, 47, 50, 51, 55, 94, 97, 115, 137]);
     add(Tunnel, OUTSIDE6, &[4, 41, 47, 50, 55, 94, 97, 115, 137]);
-    add(Icmp, OUTSIDE4, &[58]);
     // HOPOPT, the other family's ICMP, DCCP, SCTP, UDP-Lite, one reserved.
-    add(OtherProtocol, OUTSIDE4, &[0, 33, 132, 136, 255]);
+    add(OtherProtocol, OUTSIDE4, &[0, 33, 58, 132, 136, 255]);
     add(OtherProtocol, OUTSIDE6, &[1, 33, 132, 136, 255]);
-    add(OtherProtocol, GATEWAY4, &[132]);
+    add(OtherProtocol, GATEWAY4, &[58, 132]);
     add(
         ExtensionHeader,
         OUTSIDE6,
