@@ -122,7 +122,7 @@ const fn is_loopback(address: &Address) -> bool {
 const fn is_unspecified(address: &Address) -> bool {
     let o = address.octets();
     if address.is_v4() {
-        return o[12] == 0;
+        return o[12] | o[13] | o[14] | o[15] == 0;
     }
     is_zero_but_last(&o) && o[15] == 0
 }
@@ -143,7 +143,8 @@ fn reason_of_destination(address: &Address) -> Option<DropReason> {
             [169, 254, 169, 254] | [100, 100, 100, 200] => Some(DropReason::MetadataService),
             [255, 255, 255, 255] => Some(DropReason::Broadcast),
             [224..=239, ..] => Some(DropReason::Multicast),
-            [240..=255, ..] => Some(DropReason::Unroutable),
+            // "This network" (RFC 1122 section 3.2.1.3), and what is reserved.
+            [0 | 240..=255, ..] => Some(DropReason::Unroutable),
             [169, 254, ..] => Some(DropReason::LinkLocal),
             _ => None,
         };
@@ -286,6 +287,8 @@ mod tests {
             (UDP, "ff02::fb", 5353, Deny(DropReason::Multicast)),
             (UDP, "255.255.255.255", 67, Deny(DropReason::Broadcast)),
             (TCP, "250.0.0.1", 80, Deny(DropReason::Unroutable)),
+            (TCP, "0.1.2.3", 80, Deny(DropReason::Unroutable)),
+            (UDP, "0.0.0.1", 80, Deny(DropReason::Unroutable)),
             (TCP, "10.0.0.1", 10250, Deny(DropReason::Node)),
             (TCP, "10.2.0.1", 80, Deny(DropReason::Cluster)),
             (TCP, "10.9.0.9", 5432, Allow),

@@ -113,6 +113,7 @@ fn places() -> Vec<Case> {
         (Multicast, "multicast, v6", udp("ff02::fb", 5_353)),
         (Broadcast, "broadcast", udp("255.255.255.255", 67)),
         (Unroutable, "reserved", syn("240.0.0.1", 80)),
+        (Unroutable, "this network", syn("0.1.2.3", 80)),
         (Loopback, "loopback, v4", syn("127.0.0.1", 80)),
         (Loopback, "loopback, v6", syn("::1", 80)),
         (Loopback, "unspecified, v4", syn("0.0.0.0", 80)),
