@@ -235,15 +235,18 @@ mod tests {
         }
     }
 
-    fn verdict(attempt: &Attempt, flags: u8) -> Verdict {
-        let gateway = Gateway {
+    fn gateway() -> Gateway {
+        Gateway {
             v4: ip(GATEWAY),
             v6: ip("fd65:6772:6573::1"),
             port: 15001,
             dns_port: 15053,
             reserved: 0,
-        };
-        decide(attempt, &endpoint(flags), &gateway, &Tables)
+        }
+    }
+
+    fn verdict(attempt: &Attempt, flags: u8) -> Verdict {
+        decide(attempt, &endpoint(flags), &gateway(), &Tables)
     }
 
     fn packet(protocol: u8, to: &str, port: u16, tcp_flags: u8) -> Attempt {
@@ -316,6 +319,22 @@ mod tests {
         let relayed = verdict(&call(80), POD | RELAY_LOOPBACK);
         assert_eq!(relayed, Verdict::Redirect(Service::Proxy));
         assert_eq!(verdict(&call(3000), POD | RELAY_LOOPBACK), Verdict::Allow);
+    }
+
+    #[test]
+    fn without_ipv6_the_gateway_is_not_at_the_unspecified_address() {
+        let gateway = Gateway {
+            v6: Address::UNSPECIFIED,
+            ..gateway()
+        };
+        for (port, flags, want) in [
+            (8080, POD, Verdict::Allow),
+            (15001, 0, Verdict::Deny(DropReason::Loopback)),
+        ] {
+            let call = Attempt::call(Layer::Connect, TCP, ip("::"), port);
+            let verdict = decide(&call, &endpoint(flags), &gateway, &Tables);
+            assert_eq!(verdict, want, "{port}");
+        }
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub struct Link {
 pub struct Gateway {
     /// Its IPv4 address.
     pub v4: Address,
-    /// Its IPv6 address.
+    /// Its IPv6 address; unspecified where the node has no IPv6.
     pub v6: Address,
     /// The proxy's TCP port, host byte order.
     pub port: u16,
@@ -94,10 +94,10 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Whether the address is the gateway's.
+    /// Whether the address is the gateway's. The unspecified one stands for "none".
     #[inline(always)]
     pub fn is_at(&self, address: &Address) -> bool {
-        *address == self.v4 || *address == self.v6
+        *address == self.v4 || (*address == self.v6 && *address != Address::UNSPECIFIED)
     }
 
     /// The gateway's address of the same family.
