@@ -181,8 +181,9 @@ fn parse_transport(
 #[inline(always)]
 pub const fn reason_of_protocol(protocol: u8) -> DropReason {
     match protocol {
-        // IP in IP, IPv6 in IP, GRE, ESP, AH, minimal encapsulation, EtherIP, L2TP, MPLS.
-        4 | 41 | 47 | 50 | 51 | 55 | 94 | 97 | 115 | 137 => DropReason::Tunnel,
+        // IP in IP, IPv6 in IP, GRE, ESP, AH, minimal encapsulation, IPIP, EtherIP, ENCAP, L2TP,
+        // MPLS, Ethernet.
+        4 | 41 | 47 | 50 | 51 | 55 | 94 | 97 | 98 | 115 | 137 | 143 => DropReason::Tunnel,
         _ => DropReason::OtherProtocol,
     }
 }

@@ -132,8 +132,10 @@ fn numbers() -> Vec<Case> {
             deny(reason, name, ip(*number, to, &[0; 24]))
         }));
     };
-    add(Tunnel, OUTSIDE4, &[4, 41, 47, 50, 51, 55, 94, 97, 115, 137]);
-    add(Tunnel, OUTSIDE6, &[4, 41, 47, 50, 55, 94, 97, 115, 137]);
+    let both = [4, 41, 47, 50, 55, 94, 97, 98, 115, 137, 143];
+    add(Tunnel, OUTSIDE4, &both);
+    add(Tunnel, OUTSIDE4, &[51]);
+    add(Tunnel, OUTSIDE6, &both);
     // HOPOPT, the other family's ICMP, DCCP, SCTP, UDP-Lite, one reserved.
     add(OtherProtocol, OUTSIDE4, &[0, 33, 58, 132, 136, 255]);
     add(OtherProtocol, OUTSIDE6, &[1, 33, 132, 136, 255]);
