@@ -13,6 +13,8 @@ use crate::{
 
 /// Length of an Ethernet header without a tag.
 pub const ETHERNET_HEADER: u32 = 14;
+/// The least length of an Ethernet frame, to which cards pad (IEEE 802.3, without its checksum).
+const SHORTEST_FRAME: u32 = 60;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_ARP: u16 = 0x0806;
@@ -128,6 +130,7 @@ fn check_source(link: &Link, tables: &impl Tables, attempt: &Attempt) -> Result<
 // lies in frames of their own.
 
 /// ARP (RFC 826): the sender is the endpoint; a request asks for the next hop, a reply goes to it.
+/// Behind it is at most padding: a bridge floods requests, and whatever they carry.
 #[inline(never)]
 fn check_arp(
     bytes: &impl Bytes,
@@ -149,7 +152,8 @@ fn check_arp(
     let target_mac = [
         pairs[10], pairs[11], pairs[12], pairs[13], pairs[14], pairs[15],
     ];
-    if fixed[..6] != [0, 1, 8, 0, 6, 4] || sender_mac != link.mac {
+    let sound = fixed[..6] == [0, 1, 8, 0, 6, 4] && sender_mac == link.mac;
+    if !sound || bytes.len() > SHORTEST_FRAME {
         return Err(DropReason::Arp);
     }
     let own = is_own(link, tables, &attempt.source);
@@ -169,7 +173,8 @@ fn check_arp(
 }
 
 /// NDP (RFC 4861): duplicate address detection, solicitation of the next hop, advertisement of
-/// oneself, router solicitation. Hop limit 255, code 0, at most two options.
+/// oneself, router solicitation. Hop limit 255, code 0, at most two options, nothing behind them;
+/// to the next hop's MAC or that of its group (RFC 2464 section 7).
 #[inline(never)]
 fn check_ndp(
     bytes: &impl Bytes,
@@ -186,7 +191,8 @@ fn check_ndp(
     let payload = u16::from_be_bytes([header[4], header[5]]);
     // The message, a link-layer address and a nonce (RFC 7527) of eight bytes each.
     let base = if kind == 133 { 8 } else { 24 };
-    if header[7] != 255 || code != 0 || payload < base {
+    let whole = at + u32::from(payload) == bytes.len();
+    if header[7] != 255 || code != 0 || payload < base || !whole {
         return Err(DropReason::Ndp);
     }
     let options = at + u32::from(base);
@@ -199,13 +205,12 @@ fn check_ndp(
     if !are_own {
         return Err(DropReason::Ndp);
     }
-    let multicast = to[0] == 0x33 && to[1] == 0x33;
-    if !multicast && *to != link.next_hop_mac {
+    let destination = attempt.destination.octets();
+    if !is_group_mac(to, &destination) && *to != link.next_hop_mac {
         return Err(DropReason::WrongNextHop);
     }
     let unspecified = attempt.source == Address::UNSPECIFIED;
     let own = is_own(link, tables, &attempt.source);
-    let destination = attempt.destination.octets();
     let allowed = match kind {
         133 => (own || unspecified) && destination == ALL_ROUTERS,
         135 | 136 => {
@@ -233,6 +238,12 @@ fn check_ndp(
 
 const ALL_NODES: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const ALL_ROUTERS: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
+
+/// `33:33` and the last four bytes of a multicast address.
+#[inline(always)]
+fn is_group_mac(mac: &[u8; 6], group: &[u8; 16]) -> bool {
+    group[0] == 0xff && *mac == [0x33, 0x33, group[12], group[13], group[14], group[15]]
+}
 
 /// `ff02::1:ffXX:XXXX` with the target's last three bytes (RFC 4291 section 2.7.1).
 #[inline(always)]

@@ -34,6 +34,10 @@ pub(super) fn allowed() -> Vec<Case> {
             "ARP for the next hop, to it",
             arp(1, NEXT_HOP4, NO_MAC, NEXT_HOP_MAC),
         ),
+        allow(
+            "ARP for the next hop, padded",
+            [ask(NEXT_HOP4), vec![0; 18]].concat(),
+        ),
         allow("ARP's answer", answer()),
         allow("NS for the next hop", solicit(&source)),
         allow("NS for the next hop, without option", solicit(&[])),
@@ -85,6 +89,11 @@ fn arp_denied() -> Vec<Case> {
             Arp,
             "ARP with another MAC inside",
             patched(ask(NEXT_HOP4), sender, &FOREIGN_MAC),
+        ),
+        (
+            Arp,
+            "ARP that carries more",
+            [ask(NEXT_HOP4), vec![0; 19]].concat(),
         ),
         (
             SpoofedMac,
@@ -184,6 +193,20 @@ fn ndp_foreign() -> Vec<Case> {
             "redirect",
             ndp(137, OWN_LINK_LOCAL, NEXT_HOP6, OWN6, &[0; 16]),
         ),
+        (
+            WrongNextHop,
+            "NS to another group's MAC",
+            patched(solicit(&[]), at::MAC_TO, &[0x33, 0x33, 0, 0, 0, 1]),
+        ),
+        (
+            WrongNextHop,
+            "NA to the next hop, to a group's MAC",
+            patched(
+                na(OWN6, NEXT_HOP6, OWN6),
+                at::MAC_TO,
+                &[0x33, 0x33, 0, 0, 0, 1],
+            ),
+        ),
         (SpoofedMac, "NS from another MAC", spoofed),
         (WrongNextHop, "NS to a neighbour's MAC", elsewhere),
     ])
@@ -208,6 +231,11 @@ fn ndp_forms() -> Vec<Case> {
         ),
         (Ndp, "NS with half an option", solicit(&own[..4])),
         (Ndp, "NS with half an option, padded", padded),
+        (
+            Ndp,
+            "NS that carries more",
+            [solicit(&own), vec![0; 8]].concat(),
+        ),
         (
             Ndp,
             "NS that was forwarded",
