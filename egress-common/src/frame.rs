@@ -215,6 +215,10 @@ fn check_ndp(
         133 => (own || unspecified) && destination == ALL_ROUTERS,
         135 | 136 => {
             let target = Address::v6(bytes.load::<16>(at + 8).ok_or(DropReason::Truncated)?);
+            // What would be IPv4 to the tables is nobody's on the wire.
+            if target.is_v4() {
+                return Err(DropReason::Ndp);
+            }
             let solicited = is_solicited_node(&destination, &target.octets());
             if kind == 136 {
                 own && is_own(link, tables, &target)

@@ -184,6 +184,16 @@ fn ndp_foreign() -> Vec<Case> {
         (Ndp, "NA to a neighbour", na(OWN6, NEIGHBOUR6, OWN6)),
         (
             Ndp,
+            "NA for a mapped address",
+            na(OWN6, ALL_NODES, "::ffff:10.1.0.5"),
+        ),
+        (
+            Ndp,
+            "NS for a mapped address",
+            ns(OWN6, "ff02::1:ff01:1", "::ffff:10.1.0.1"),
+        ),
+        (
+            Ndp,
             "RS as a neighbour",
             router_solicitation(NEIGHBOUR6, &[]),
         ),
