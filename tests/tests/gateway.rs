@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use egress_tests::{
     agent::Config,
     internet::{self, addresses},
-    process::{Finished, PATIENCE, finish},
+    process::{self, Finished, PATIENCE, finish},
     scene::Scene,
 };
 
@@ -64,7 +64,7 @@ fn a_denied_name_gets_an_alert_at_once() -> Result<()> {
     ensure!(denied.status.code() == Some(35), "{}", denied.text());
     ensure!(denied.stderr.contains("alert"), "{}", denied.text());
     ensure!(
-        denied.took < Duration::from_secs(2),
+        denied.took < process::here(Duration::from_secs(2)),
         "it took {:?}",
         denied.took
     );
@@ -111,7 +111,7 @@ fn a_connection_that_is_not_tls_is_denied() -> Result<()> {
     let denied = scene.curl(&["http://allowed.test/"])?;
     ensure!(!denied.status.success(), "{}", denied.text());
     ensure!(
-        denied.took < Duration::from_secs(8),
+        denied.took < process::here(Duration::from_secs(8)),
         "it took {:?}",
         denied.took
     );
@@ -278,7 +278,7 @@ fn openssl_python_node_and_git_say_at_once_that_a_name_is_denied() -> Result<()>
             denied.text()
         );
         ensure!(
-            denied.took < Duration::from_secs(5),
+            denied.took < process::here(Duration::from_secs(5)),
             "{line:?} took {:?}",
             denied.took
         );
