@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod clsact;
 pub mod counters;
 pub mod events;
+mod filters;
 pub mod inspect;
 pub mod node;
 pub mod probe;
@@ -18,6 +19,7 @@ use crate::enforcer::{
     attach::AttachError,
     bpffs::BpffsError,
     clsact::Links,
+    filters::Placed,
     tamper::{Held, Written},
 };
 use aya::{Btf, Ebpf, EbpfLoader, include_bytes_aligned, programs::Program};
@@ -97,8 +99,8 @@ pub struct Enforcer {
     ebpf: Ebpf,
     pins: PathBuf,
     links: Links,
-    /// On kernels without TCX, the interface of each filter, by its name.
-    filters: HashMap<String, u32>,
+    /// On kernels without TCX, the filters that are attached, by their names.
+    filters: HashMap<String, Placed>,
     /// The links, by their pins.
     held: BTreeMap<PathBuf, Held>,
     /// What the maps shall hold.

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use egress_tests::{
     agent::{Agent, Config},
-    bpf,
+    bpf, process,
     records::Record,
     scene::Scene,
     scratch,
@@ -41,7 +41,11 @@ fn expect_repair(scene: &Scene, agent: &Agent<'_>, words: &str) -> Result<()> {
     let alert = said("tampered")?;
     ensure!(alert.kind() == "posture", "{alert:?}");
     said("repaired")?;
-    ensure!(begun.elapsed() < PATIENCE, "after {:?}", begun.elapsed());
+    ensure!(
+        begun.elapsed() < process::here(PATIENCE),
+        "after {:?}",
+        begun.elapsed()
+    );
     expect_enforced(scene)?;
     // Once mended it stays so.
     let before = agent.records.matching(|r| r.text("/state") == "tampered")?;
@@ -93,7 +97,15 @@ fn a_cgroup_link_that_was_detached_is_attached_again() -> Result<()> {
 fn an_interfaces_link_that_was_detached_is_attached_again() -> Result<()> {
     let scene = Scene::new()?;
     let agent = scene.enforce(&Config::default())?;
-    bpf::detach(&link(&scene, "egress_link_out")?)?;
+    let link = link(&scene, "egress_link_out")?;
+    if link.exists() {
+        bpf::detach(&link)?;
+    } else {
+        // Before Linux 6.6 it is a filter, which goes with its qdisc.
+        let mut tc = scene.world.node.command("tc");
+        tc.args(["qdisc", "del", "dev", &scene.pod.interface, "clsact"]);
+        process::finish(&mut tc, process::PATIENCE)?.ok()?;
+    }
     expect_repair(&scene, &agent, "egress_link_out: it was detached")
 }
 
@@ -138,6 +150,10 @@ fn a_program_that_was_replaced_is_put_back() -> Result<()> {
 fn a_program_ahead_of_ours_is_put_behind() -> Result<()> {
     let scene = Scene::new()?;
     let agent = scene.enforce(&Config::default())?;
+    if !link(&scene, "egress_link_out")?.exists() {
+        // Before Linux 6.6 the order of filters is not looked at: ARCHITECTURE.md, known limits.
+        return Ok(());
+    }
     let passes = bpf::Program::classifier_that_passes()?;
     let interface = &scene.pod.interface;
     let index = scene.world.node.enter(|| index(interface))??;

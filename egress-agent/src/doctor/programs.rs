@@ -166,7 +166,7 @@ fn attached_link(attached: std::io::Result<Links>) -> Check {
             NAME,
             "no TCX in this kernel; programs attach as filters of clsact",
             "they enforce the same, but whoever administrates the node's network (tc) can remove \
-             them, which TCX does not allow",
+             them for a second, or pass by them unseen, which TCX does not allow",
             "boot a kernel of 6.6 or newer",
         ),
         Err(error) => Check::missing(

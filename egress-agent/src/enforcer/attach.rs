@@ -185,26 +185,6 @@ impl Enforcer {
         Ok(())
     }
 
-    fn attach_filters(
-        &mut self,
-        sides: &[(&'static str, Side)],
-        name: &str,
-        interface: u32,
-    ) -> Result<(), AttachError> {
-        for (program, side) in sides {
-            let fd = self.program_fd(program)?;
-            let filter = clsact::name_of(&bpffs::link(&self.pins, &pin_name(name, program)));
-            let attached = clsact::attach(&filter, fd.as_fd(), interface, *side);
-            attached.map_err(|source| AttachError::Attach {
-                program,
-                target: format!("interface {interface}"),
-                source,
-            })?;
-            self.filters.insert(filter, interface);
-        }
-        Ok(())
-    }
-
     /// Attaches again what is not attached any more, to the same place.
     pub(super) fn attach_again(&mut self, held: &Held) -> Result<(), AttachError> {
         let hooks = &[held.hook];
@@ -336,7 +316,9 @@ impl Enforcer {
                     return false;
                 };
                 // An endpoint keeps its name when its interface is another.
-                let elsewhere = filters.get(name).is_some_and(|now| *now != interface);
+                let elsewhere = filters
+                    .get(name)
+                    .is_some_and(|now| now.interface != interface);
                 elsewhere || !kept(link)
             })?;
             filters.retain(|name, _| clsact::link_of(name, &own).is_some_and(kept));
@@ -360,7 +342,7 @@ pub fn detach_filters(pins: &Path) -> io::Result<usize> {
 }
 
 /// The name of a link's pin: bpffs takes no dots in names (bpf_lookup in kernel/bpf/inode.c).
-fn pin_name(name: &str, program: &str) -> String {
+pub(super) fn pin_name(name: &str, program: &str) -> String {
     format!("{}--{program}", escaped(name))
 }
 

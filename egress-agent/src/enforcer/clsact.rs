@@ -87,6 +87,7 @@ struct Filter {
     made_qdisc: bool,
     handle: u32,
     info: u32,
+    program: Option<u32>,
 }
 
 /// Puts the program on the interface, ahead of what is there. Where a filter of this name is there
@@ -113,6 +114,16 @@ pub fn attach(name: &str, program: BorrowedFd<'_>, interface: u32, side: Side) -
         Some(filter) => add(netlink::REPLACE, filter.handle, filter.made_qdisc),
         None => add(netlink::CREATE, 0, made_qdisc),
     }
+}
+
+/// The id of the program that a filter of this name has, if there is one.
+///
+/// # Errors
+/// The kernel refuses, or there is no such interface.
+pub fn program(name: &str, interface: u32, side: Side) -> io::Result<Option<u32>> {
+    let filters = filters(interface, side)?;
+    let found = filters.into_iter().find(|filter| filter.name == name);
+    Ok(found.and_then(|filter| filter.program))
 }
 
 /// Removes filters of ours for whose name and interface `unwanted` holds, wherever they are in this
@@ -203,6 +214,7 @@ fn filters(interface: u32, side: Side) -> io::Result<Vec<Filter>> {
             made_qdisc,
             handle: filter.handle,
             info: filter.info,
+            program: filter.program,
         })
     });
     Ok(ours.collect())

@@ -71,7 +71,7 @@ impl Place {
     }
 }
 
-fn has_interface(index: u32) -> bool {
+pub(super) fn has_interface(index: u32) -> bool {
     let socket = rustix::net::socket(
         rustix::net::AddressFamily::INET,
         rustix::net::SocketType::DGRAM,
@@ -163,6 +163,7 @@ impl Enforcer {
     pub fn mend(&mut self) -> Vec<Fault> {
         let mut faults = self.mend_links();
         faults.extend(self.mend_order());
+        faults.extend(self.mend_filters());
         let pins = self.pins.clone();
         for (name, copy) in &mut self.written.0 {
             faults.extend(copy.mend_pin(name, &bpffs::map(&pins, name)));

@@ -49,13 +49,14 @@ const DONE: u16 = 3;
 const HEADER: usize = 16;
 const TCMSG: usize = 20;
 
-// Attributes: TCA_KIND, TCA_OPTIONS; of options TCA_BPF_FD, TCA_BPF_NAME, TCA_BPF_FLAGS
+// Attributes: TCA_KIND, TCA_OPTIONS; of options TCA_BPF_FD, TCA_BPF_NAME, TCA_BPF_FLAGS, TCA_BPF_ID
 // (linux/rtnetlink.h, linux/pkt_cls.h).
 const KIND: u16 = 1;
 const OPTIONS: u16 = 2;
 const BPF_FD: u16 = 6;
 const BPF_NAME: u16 = 7;
 const BPF_FLAGS: u16 = 8;
+const BPF_ID: u16 = 11;
 
 /// TCA_BPF_FLAG_ACT_DIRECT: what the program returns is the verdict.
 const DIRECT_ACTION: u32 = 1;
@@ -115,6 +116,8 @@ pub(super) struct Answer {
     pub(super) kind: String,
     /// Of a BPF filter.
     pub(super) name: Option<String>,
+    /// Of its program.
+    pub(super) program: Option<u32>,
 }
 
 /// Sends a request in the calling thread's network namespace and waits for the end of the answers.
@@ -172,6 +175,7 @@ fn answer(body: &[u8]) -> io::Result<Answer> {
         info: number(body, 16)?,
         kind,
         name: options.and_then(|options| text(find(options, BPF_NAME)?)),
+        program: options.and_then(|options| number(find(options, BPF_ID)?, 0).ok()),
     })
 }
 
@@ -228,6 +232,7 @@ mod tests {
             info: FIRST,
             kind: "bpf".to_owned(),
             name: Some("a name".to_owned()),
+            program: None,
         };
         assert_eq!(answers, [expected]);
     }
