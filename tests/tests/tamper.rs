@@ -38,7 +38,8 @@ fn expect_repair(scene: &Scene, agent: &Agent<'_>, words: &str) -> Result<()> {
             record.text("/state") == state && record.text("/detail/what").contains(words)
         })
     };
-    let alert = said("tampered")?;
+    let log = || format!("the agent's log is:\n{}", agent.log().unwrap_or_default());
+    let alert = said("tampered").with_context(log)?;
     ensure!(alert.kind() == "posture", "{alert:?}");
     said("repaired")?;
     ensure!(
