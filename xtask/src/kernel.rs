@@ -18,16 +18,6 @@ mod suites;
 
 use suites::Suites;
 
-/// The kernels that CI tests: the oldest one that the agent supports, which has no TCX, and the
-/// long-term one of today.
-pub(crate) const MATRIX: [Version; 2] = [
-    Version { major: 6, minor: 1 },
-    Version {
-        major: 6,
-        minor: 12,
-    },
-];
-
 /// A kernel's version, as far as the matrix is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Version {
@@ -115,8 +105,8 @@ mod tests {
 
     #[test]
     fn versions_are_two_numbers() {
-        for version in MATRIX {
-            assert_eq!(version.to_string().parse::<Version>().ok(), Some(version));
+        for text in ["6.1", "6.12"] {
+            assert_eq!(text.parse::<Version>().unwrap().to_string(), text);
         }
         for text in ["6", "6.", "6.1.0", "v6.1", ""] {
             assert!(text.parse::<Version>().is_err(), "{text}");
