@@ -51,7 +51,7 @@ enum Task {
         /// In another kernel, by QEMU: 6.1 or 6.12, as Debian packages it
         #[arg(long, value_name = "VERSION")]
         kernel: Option<kernel::Version>,
-        /// There, only what CI runs
+        /// There, only the core set
         #[arg(long, requires = "kernel", conflicts_with = "filter")]
         core: bool,
         /// Passed to the tests, e.g. a part of a test's name

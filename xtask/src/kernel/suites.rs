@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{agent, paths, progress};
 
-/// What CI runs in each kernel of the matrix, in a few minutes: every program on every hook, what
+/// The core set for each kernel of the matrix, in a few minutes: every program on every hook, what
 /// they make of packets, and the life of what is attached. A program's name, and parts of its tests'
 /// names; none for all of them.
 const CORE: [(&str, &[&str]); 10] = [
