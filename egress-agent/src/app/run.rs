@@ -48,6 +48,8 @@ async fn run_locked(path: &Path, config: Config) -> anyhow::Result<()> {
     let mut follow = Follow::open()?;
     // From here on, since it would end an agent that is not ready yet.
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let mut ids = Ids::new(pinned_ids(&bpffs::instance(&config.instance))?);
     let adopted = bpffs::instance(&config.instance).exists();
     let policies = load_files(&config.policies)?;
@@ -87,8 +89,6 @@ async fn run_locked(path: &Path, config: Config) -> anyhow::Result<()> {
     };
     running.write_names();
 
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

@@ -18,7 +18,7 @@ pub(crate) fn call(from: &mut Choices<'_>, world: &World) -> (Attempted, IpAddr)
     let destination = pool::address(from, world, is_v4);
     let named = match destination {
         IpAddr::V4(ip) if from.once_in(4) => ip.to_ipv6_mapped().into(),
-        ip => ip,
+        IpAddr::V4(_) | IpAddr::V6(_) => destination,
     };
     let hook = from.pick(&[Hook::Connect, Hook::Sendmsg]);
     let usual = if hook == Hook::Connect { 6 } else { 17 };
