@@ -77,6 +77,11 @@ fn cut(bench: Bench, cases: &[Case], from: usize) {
 /// Where the frame ends by its own account; what follows is padding, which may be missing.
 fn end(frame: &[u8]) -> usize {
     let length = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
+    /// Of the ethertype (IEEE 802.3); ARP for IPv4 over Ethernet has 28 bytes (RFC 826).
+    const ETHERTYPE: usize = 12;
+    if frame[ETHERTYPE..PACKET] == [0x08, 0x06] {
+        return PACKET + 28;
+    }
     match frame[at::VERSION] >> 4 {
         4 => PACKET + length(at::TOTAL4),
         6 => at::TRANSPORT6 + length(at::PAYLOAD6),
