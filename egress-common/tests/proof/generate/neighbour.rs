@@ -31,7 +31,9 @@ fn v4(from: &mut Choices<'_>, world: &World, usual: &[IpAddr]) -> Vec<u8> {
 }
 
 fn v6(from: &mut Choices<'_>, world: &World, usual: &[IpAddr]) -> Ipv6Addr {
-    match one_of(from, world, usual, false) {
+    // Now and then IPv4, as it would be in the tables.
+    let is_v4 = from.once_in(2 * RARELY);
+    match one_of(from, world, usual, is_v4) {
         IpAddr::V4(ip) => ip.to_ipv6_mapped(),
         IpAddr::V6(ip) => ip,
     }
