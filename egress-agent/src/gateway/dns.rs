@@ -16,6 +16,7 @@ use super::worker::Worker;
 
 pub mod answer;
 pub mod log;
+pub mod query;
 
 /// A query or answer over UDP, at most: what a jumbo frame would carry (RFC 6891 section 6.2.5
 /// advises 4,096 as a maximum).

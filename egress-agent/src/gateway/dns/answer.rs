@@ -4,10 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use egress_common::origin::Origin;
 use hickory_proto::{
-    op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
-    rr::{DNSClass, Name, RData, Record, RecordType},
+    op::{Query, ResponseCode},
+    rr::{DNSClass, RecordType},
 };
 
+use super::query::{self, Received, Reply, host_name};
 use crate::{
     gateway::{
         resolve::{Answer, Family, ResolveError},
@@ -18,29 +19,19 @@ use crate::{
     telemetry::record::{Attempt, DnsRefusal, EndpointRef, Event, ProcessRef, Protocol, Verdict},
 };
 
-/// Bytes of a header (RFC 1035 section 4.1.1).
-const HEADER: usize = 12;
-/// Without EDNS (RFC 1035 section 2.3.4).
-const UDP_PLAIN: usize = 512;
-/// What is announced and the most that is sent over UDP: no fragments (DNS flag day 2020).
-const UDP_EDNS: u16 = 1_232;
 /// Seconds: `localhost` never changes.
 const LOCALHOST_TTL: u32 = 3_600;
 
 /// The answer to a datagram, truncated where it is too long; `None` where none is due.
 pub async fn udp(worker: &Worker, origin: &Origin, query: &[u8]) -> Option<Vec<u8>> {
-    let (answer, limit) = respond(worker, origin, query, Protocol::Udp).await?;
-    let bytes = answer.to_vec().ok()?;
-    match bytes.len() <= limit {
-        true => Some(bytes),
-        false => answer.truncate().to_vec().ok(),
-    }
+    let reply = respond(worker, origin, query, Protocol::Udp).await?;
+    reply.datagram()
 }
 
 /// The answer to a query over TCP; `None` where none is due.
 pub async fn tcp(worker: &Worker, origin: &Origin, query: &[u8]) -> Option<Vec<u8>> {
-    let (answer, _) = respond(worker, origin, query, Protocol::Tcp).await?;
-    answer.to_vec().ok()
+    let reply = respond(worker, origin, query, Protocol::Tcp).await?;
+    reply.message()
 }
 
 /// What is done with a question.
@@ -50,83 +41,38 @@ enum Outcome {
     Code(ResponseCode),
 }
 
-/// The answer, and the bytes that the client takes over UDP.
 async fn respond(
     worker: &Worker,
     origin: &Origin,
     bytes: &[u8],
     protocol: Protocol,
-) -> Option<(Message, usize)> {
+) -> Option<Reply> {
     let counters = &worker.shared.counters;
-    let query = match Message::from_vec(bytes) {
-        Ok(query) => query,
-        Err(_malformed) => {
+    let (question, mut reply) = match query::read(bytes) {
+        Received::Question(question, reply) => (question, reply),
+        Received::Refused(reply) => {
             counters.add("dns_malformed");
-            return form_error(bytes).map(|answer| (answer, UDP_PLAIN));
+            return Some(reply);
+        }
+        Received::Unreadable => {
+            counters.add("dns_malformed");
+            return None;
+        }
+        Received::NotQuery => {
+            counters.add("dns_not_a_query");
+            return None;
         }
     };
-    if query.metadata.message_type != MessageType::Query {
-        counters.add("dns_not_a_query");
-        return None;
-    }
-    let mut answer = empty(&query);
-    let limit = match &query.edns {
-        Some(edns) => usize::from(edns.max_payload().clamp(512, UDP_EDNS)),
-        None => UDP_PLAIN,
-    };
-    match check(&query) {
-        Err(code) => {
-            counters.add("dns_malformed");
-            answer.metadata.response_code = code;
+    match decide(worker, origin, &question, protocol).await {
+        Outcome::Answers(answers) => {
+            for answer in answers {
+                reply.add(&question, answer.address, answer.ttl);
+            }
         }
-        Ok(question) => match decide(worker, origin, question, protocol).await {
-            Outcome::Answers(answers) => add(&mut answer, question, &answers),
-            Outcome::Empty => {}
-            Outcome::Code(code) => answer.metadata.response_code = code,
-        },
+        Outcome::Empty => {}
+        Outcome::Code(code) => reply.set_code(code),
     }
-    Some((answer, limit))
-}
-
-/// For bytes that cannot be read beyond their header.
-fn form_error(bytes: &[u8]) -> Option<Message> {
-    let header = bytes.get(..HEADER)?;
-    // The QR bit: never answer an answer.
-    if header[2] & 0x80 != 0 {
-        return None;
-    }
-    let id = u16::from_be_bytes([header[0], header[1]]);
-    let mut answer = Message::response(id, OpCode::Query);
-    answer.metadata.response_code = ResponseCode::FormErr;
-    Some(answer)
-}
-
-fn empty(query: &Message) -> Message {
-    let mut answer = Message::response(query.metadata.id, query.metadata.op_code);
-    answer.metadata.recursion_desired = query.metadata.recursion_desired;
-    answer.metadata.recursion_available = true;
-    answer.add_queries(query.queries.iter().take(1).cloned());
-    if query.edns.is_some() {
-        let mut edns = Edns::new();
-        edns.set_max_payload(UDP_EDNS);
-        answer.set_edns(edns);
-    }
-    answer
-}
-
-/// Exactly one question and nothing else that asks for something.
-fn check(query: &Message) -> Result<&Query, ResponseCode> {
-    if query.metadata.op_code != OpCode::Query {
-        return Err(ResponseCode::NotImp);
-    }
-    if query.edns.as_ref().is_some_and(|edns| edns.version() != 0) {
-        return Err(ResponseCode::BADVERS);
-    }
-    let sections = query.answers.len() + query.authorities.len() + query.additionals.len();
-    match (query.queries.as_slice(), sections) {
-        ([question], 0) => Ok(question),
-        _ => Err(ResponseCode::FormErr),
-    }
+    Some(reply)
 }
 
 async fn decide(worker: &Worker, origin: &Origin, question: &Query, protocol: Protocol) -> Outcome {
@@ -197,19 +143,6 @@ const fn family(kind: RecordType) -> Option<Family> {
     }
 }
 
-/// Label by label, so that a dot or NUL within one is not taken for something else.
-fn host_name(name: &Name) -> Result<HostName, &'static str> {
-    let mut wire = Vec::with_capacity(name.len());
-    for label in name.iter() {
-        if label.contains(&b'.') {
-            return Err("name_character");
-        }
-        wire.extend_from_slice(label);
-        wire.push(b'.');
-    }
-    HostName::from_wire(&wire).map_err(|error| error.reason())
-}
-
 fn localhost(family: Option<Family>) -> Outcome {
     let address: IpAddr = match family {
         Some(Family::V4) => Ipv4Addr::LOCALHOST.into(),
@@ -235,16 +168,6 @@ async fn resolve(worker: &Worker, name: &HostName, family: Family) -> Outcome {
             worker.shared.counters.add("dns_upstream_failed");
             Outcome::Code(ResponseCode::ServFail)
         }
-    }
-}
-
-fn add(message: &mut Message, question: &Query, answers: &[Answer]) {
-    for answer in answers {
-        let data = match answer.address {
-            IpAddr::V4(address) => RData::A(address.into()),
-            IpAddr::V6(address) => RData::AAAA(address.into()),
-        };
-        message.add_answer(Record::from_rdata(question.name.clone(), answer.ttl, data));
     }
 }
 
