@@ -1,10 +1,11 @@
-//! What CI runs: formatting, lints, licences and sources, then every test. Not the tests in other
-//! kernels: without virtualisation these take minutes a kernel, and longer on a busy machine.
+//! What CI runs: formatting, lints, licences and sources, every test, and each fuzzer for a moment.
+//! Not the tests in other kernels: without virtualisation these take minutes a kernel, and longer
+//! on a busy machine.
 
 use anyhow::Result;
 
 use crate::{
-    agent, ebpf, paths, progress,
+    agent, ebpf, fuzz, paths, progress,
     setup::{self, Needs},
     suite,
 };
@@ -19,7 +20,8 @@ pub(crate) fn run() -> Result<()> {
     ebpf::build()?;
     lints()?;
     licences()?;
-    suite::test(&[])
+    suite::test(&[])?;
+    fuzz::run(None, fuzz::SECONDS)
 }
 
 fn formatting() -> Result<()> {
@@ -32,6 +34,12 @@ fn formatting() -> Result<()> {
         agent::cargo("fmt")
             .args(["--check", "--manifest-path"])
             .arg(paths::root().join("egress-ebpf/Cargo.toml")),
+    )?;
+    progress::run(
+        "Formatting of the fuzzers",
+        agent::cargo("fmt")
+            .args(["--check", "--manifest-path"])
+            .arg(fuzz::manifest()),
     )
 }
 
@@ -66,5 +74,12 @@ fn licences() -> Result<()> {
                 .args(["check", "licenses", "bans", "sources"]),
         )?;
     }
-    Ok(())
+    progress::run(
+        "Licences and sources of the fuzzers",
+        agent::cargo("deny")
+            .arg("--manifest-path")
+            .arg(fuzz::manifest())
+            // They do not ship: two versions of a crate harm nobody.
+            .args(["check", "licenses", "sources"]),
+    )
 }

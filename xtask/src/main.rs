@@ -8,6 +8,7 @@ mod agent;
 mod ci;
 mod ebpf;
 mod environment;
+mod fuzz;
 mod kernel;
 mod paths;
 mod progress;
@@ -58,7 +59,16 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         filter: Vec<String>,
     },
-    /// Formatting, lints, licences and sources, then every test: what .ci/run calls
+    /// Build the fuzzers, and run each or one of them
+    Fuzz {
+        /// Only this one
+        #[arg(value_enum)]
+        target: Option<fuzz::Target>,
+        /// How long each
+        #[arg(long, default_value_t = fuzz::SECONDS)]
+        seconds: u32,
+    },
+    /// Formatting, lints, licences and sources, every test, and a little fuzzing: what .ci/run calls
     Ci,
 }
 
@@ -77,6 +87,7 @@ fn main() -> Result<()> {
             Some(version) => suite::test_in(version, &filter),
             None => suite::test(&filter),
         },
+        Task::Fuzz { target, seconds } => fuzz::run(target, seconds),
         Task::Ci => ci::run(),
     }
 }

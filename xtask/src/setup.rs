@@ -54,6 +54,7 @@ const TOOLS: &[Tool] = &[
     tool("chromium", "chromium", Needs::Test),
     tool("qemu-system-x86_64", "qemu-system-x86", Needs::Kernel),
     tool("busybox", "busybox-static", Needs::Kernel),
+    tool("c++", "g++", Needs::Ci),
 ];
 
 /// The distribution's way to build for BPF (Debian 12).

@@ -1,0 +1,47 @@
+//! What the fuzz targets do with their bytes.
+//!
+//! The code under test is compiled from its own sources rather than as a dependency: it imports no
+//! aya, kube or tokio, and that it compiles here shows it. The naive decision, the generators and
+//! the packets of the seeds are those of the tests.
+#![allow(clippy::unwrap_used, reason = "a panic is how a target says no")]
+
+pub mod client_hello;
+pub mod dns;
+pub mod packet;
+pub mod seeds;
+
+#[path = "../../src/policy"]
+mod policy {
+    pub(crate) mod host;
+}
+
+#[path = "../../src/gateway/detect"]
+#[allow(dead_code, reason = "what the records need of it")]
+mod detect {
+    pub(crate) mod client_hello;
+}
+
+#[path = "../../src/gateway/dns"]
+mod names {
+    pub(crate) mod query;
+}
+
+#[path = "../../../egress-common/tests/proof"]
+mod proof {
+    pub(crate) mod agreement;
+    pub(crate) mod choices;
+    pub(crate) mod generate;
+    pub(crate) mod invariants;
+    pub(crate) mod naive;
+    pub(crate) mod subject;
+    pub(crate) mod world;
+}
+
+#[path = "../../tests/packets"]
+#[allow(dead_code, reason = "what runs them in the kernel")]
+mod packets {
+    pub(crate) mod frame;
+    pub(crate) mod scene;
+    pub(crate) mod table;
+}
+use packets::{frame, scene};

@@ -1,0 +1,104 @@
+//! What the fuzzers begin with: the packets of the tests, captured hellos, a few queries.
+
+use std::{fs, path::Path};
+
+use hickory_proto::{
+    op::{Edns, Message, MessageType, OpCode, Query},
+    rr::{Name, RecordType},
+};
+
+use crate::{packet, packets::table};
+
+/// Names a directory, to which a target writes its seeds before it reads its corpus.
+pub const DIRECTORY: &str = "EGRESS_FUZZ_SEEDS";
+
+/// Writes seeds to the directory that the environment names, if it does.
+///
+/// # Panics
+/// Where that fails.
+pub fn write(seeds: impl FnOnce() -> Vec<Vec<u8>>) {
+    let Some(directory) = std::env::var_os(DIRECTORY) else {
+        return;
+    };
+    for (number, seed) in seeds().into_iter().enumerate() {
+        let file = Path::new(&directory).join(format!("seed-{number:04}"));
+        fs::write(&file, seed).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    }
+}
+
+/// For the target `packet`: each packet of the tests in the usual world.
+pub fn packets() -> Vec<Vec<u8>> {
+    let cases = table::packets().into_iter().chain(table::frames());
+    cases
+        .map(|case| [&[packet::FRAME, 0], &case.frame[..]].concat())
+        .collect()
+}
+
+/// For the target `client_hello`: what real clients sent, and lists of names.
+pub fn client_hellos() -> Vec<Vec<u8>> {
+    [
+        include_str!("../../src/gateway/detect/client_hello/curl.hex"),
+        include_str!("../../src/gateway/detect/client_hello/openssl.hex"),
+        include_str!("../../src/gateway/detect/client_hello/openssl_noname.hex"),
+        include_str!("../../src/gateway/detect/client_hello/python.hex"),
+        include_str!("../../src/gateway/detect/client_hello/node.hex"),
+    ]
+    .iter()
+    .map(|text| hex(text))
+    .chain(name_lists())
+    .map(|hello| [vec![0, 9], hello].concat())
+    .collect()
+}
+
+/// No, one, two and three names; then two extensions of one name each.
+fn name_lists() -> impl Iterator<Item = Vec<u8>> {
+    let list = |names: &[&str]| {
+        let entry = |name: &&str| [&[0, 0, name.len() as u8], name.as_bytes()].concat();
+        let entries: Vec<u8> = names.iter().flat_map(entry).collect();
+        let [outer, inner] = [entries.len() + 2, entries.len()].map(|length| length as u8);
+        [&[0, 0, 0, outer, 0, inner], &entries[..]].concat()
+    };
+    let names = ["a.test", "b.test", "c.test"];
+    let lists = (0..=names.len()).map(move |count| list(&names[..count]));
+    let twice = [list(&names[..1]), list(&names[1..2])].concat();
+    lists.chain([twice]).map(|extensions| hello(&extensions))
+}
+
+/// The shortest hello of one record with extensions of less than 200 bytes.
+fn hello(extensions: &[u8]) -> Vec<u8> {
+    let mut body = vec![3, 3];
+    body.extend([7; 32]);
+    body.extend([0, 0, 2, 0x13, 1, 1, 0, 0, extensions.len() as u8]);
+    body.extend(extensions);
+    let [record, message] = [body.len() + 4, body.len()].map(|length| length as u8);
+    [&[22, 3, 1, 0, record, 1, 0, 0, message], &body[..]].concat()
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let digits: String = text.split_whitespace().collect();
+    (0..digits.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap())
+        .collect()
+}
+
+/// For the target `dns`: questions of the usual types, with and without EDNS.
+pub fn queries() -> Vec<Vec<u8>> {
+    let types = [
+        RecordType::A,
+        RecordType::AAAA,
+        RecordType::HTTPS,
+        RecordType::TXT,
+    ];
+    let mut seeds = Vec::new();
+    for (number, kind) in types.into_iter().enumerate() {
+        let name = Name::from_ascii("Api.repo.test.").unwrap();
+        let mut message = Message::new(number as u16, MessageType::Query, OpCode::Query);
+        message.add_query(Query::query(name, kind));
+        message.metadata.recursion_desired = true;
+        seeds.push([vec![2], message.to_vec().unwrap()].concat());
+        message.set_edns(Edns::new());
+        seeds.push([vec![200], message.to_vec().unwrap()].concat());
+    }
+    seeds
+}
