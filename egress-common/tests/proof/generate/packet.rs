@@ -127,8 +127,8 @@ fn header4(from: &mut Choices<'_>, protocol: u8, addresses: &[u8], payload: usiz
     let version = from.mostly(0x45 + options as u8, RARELY, Choices::byte);
     let total = wrong_by(from, 20 + options * 4 + payload);
     let fragment = from.mostly(0, RARELY, |from| {
-        let usual = [0x4000, 0x8000, 0x2000, 0x0010, 0xffff, from.number()];
-        from.pick(&usual)
+        let (any, bit) = (from.number(), 1 << from.below(16));
+        from.pick(&[0x4000, 0x8000, 0x2000, 0xffff, any, bit, bit])
     });
     let mut bytes = vec![version, from.byte()];
     bytes.extend(total.to_be_bytes());
