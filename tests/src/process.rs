@@ -18,9 +18,6 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// emulated one.
 const FACTOR: &str = "EGRESS_TESTS_PATIENCE";
 
-/// How long [`eventually`] waits.
-const EVENTUALLY: Duration = Duration::from_secs(5);
-
 /// What a program left behind.
 #[derive(Debug)]
 pub struct Finished {
@@ -103,12 +100,12 @@ pub fn wait(child: &mut Child, patience: Duration) -> Result<ExitStatus> {
     }
 }
 
-/// Asks until there is an answer, for five seconds.
+/// Asks until there is an answer, for as long as [`PATIENCE`].
 ///
 /// # Errors
 /// Where asking fails, or nothing comes.
 pub fn eventually<T>(what: &str, ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    within(EVENTUALLY, what, ask)
+    within(PATIENCE, what, ask)
 }
 
 /// Asks until there is an answer, for as long as `patience`.

@@ -1,6 +1,6 @@
 //! The agent's records, as tests ask about them.
 
-use std::{fs, net::IpAddr, path::PathBuf, time::Duration};
+use std::{fs, net::IpAddr, path::PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -102,11 +102,9 @@ impl Records {
     /// Waits for the first record for which `wanted` holds.
     ///
     /// # Errors
-    /// With every record there is, where none comes within five seconds.
+    /// With every record there is, where none comes within [`process::PATIENCE`].
     pub fn wait_for(&self, what: &str, wanted: impl Fn(&Record) -> bool) -> Result<Record> {
-        let found = process::within(Duration::from_secs(5), what, || {
-            Ok(self.matching(&wanted)?.into_iter().next())
-        });
+        let found = process::eventually(what, || Ok(self.matching(&wanted)?.into_iter().next()));
         found.with_context(|| format!("the records are {:#?}", self.all()))
     }
 

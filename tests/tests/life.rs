@@ -3,13 +3,13 @@
 use std::{
     fs,
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
 };
 
 use anyhow::{Result, ensure};
 use egress_tests::{
     agent::{self, Agent, Config},
     process,
+    records::Record,
     scene::Scene,
     scratch,
     world::nowhere4,
@@ -102,9 +102,10 @@ fn a_reload_of_a_bad_policy_changes_nothing() -> Result<()> {
     let scene = Scene::new()?;
     let agent = scene.enforce(&Config::default())?;
     agent.reload("kind: Nonsense\n")?;
-    std::thread::sleep(Duration::from_millis(500));
+    process::eventually("the policy to be refused", || {
+        Ok(agent.log()?.contains("policy.yaml").then_some(()))
+    })?;
     scene.curl(&["https://allowed.test/"])?.ok()?;
-    ensure!(agent.log()?.contains("policy.yaml"), "{}", agent.log()?);
     Ok(())
 }
 
@@ -224,6 +225,7 @@ fn from_its_first_connection_an_endpoint_is_known_to_the_gateway() -> Result<()>
         ..Config::default()
     };
     let over = AtomicBool::new(false);
+    let opened = |record: &Record| record.kind() == "connection.open";
     let agent = std::thread::scope(|scope| {
         let connects = scope.spawn(|| -> Result<()> {
             while !over.load(Ordering::Relaxed) {
@@ -231,18 +233,17 @@ fn from_its_first_connection_an_endpoint_is_known_to_the_gateway() -> Result<()>
             }
             Ok(())
         });
-        let agent = scene.enforce(&config);
-        std::thread::sleep(Duration::from_millis(500));
+        let agent = scene.enforce(&config).and_then(|agent| {
+            agent.records.wait_for("a connection", opened)?;
+            Ok(agent)
+        });
         over.store(true, Ordering::Relaxed);
         let connected = connects
             .join()
             .unwrap_or_else(|_panic| anyhow::bail!("the connections panicked"));
         connected.and(agent)
     })?;
-    let opened = agent
-        .records
-        .matching(|record| record.kind() == "connection.open")?;
-    ensure!(!opened.is_empty(), "nobody came");
+    let opened = agent.records.matching(opened)?;
     let unknown = opened.iter().find(|r| r.reason() == "unknown_endpoint");
     ensure!(unknown.is_none(), "{unknown:?}");
     Ok(())

@@ -30,15 +30,15 @@ const INIT: &str = r#"#!/bin/busybox sh
 b=/bin/busybox
 fail() { $b echo "the guest could not $1"; $b poweroff -f; }
 for module in $($b cat /modules/order); do $b insmod /modules/$module || fail "load $module"; done
-$b mkdir -p /host /memory /root
+$b mkdir -p /host /memory /system
 $b mount -t virtiofs -o ro host /host || fail "mount the host's files"
 $b mount -t tmpfs none /memory || fail "mount a tmpfs"
 $b mkdir /memory/upper /memory/work
-$b mount -t overlay -o lowerdir=/host,upperdir=/memory/upper,workdir=/memory/work none /root ||
+$b mount -t overlay -o lowerdir=/host,upperdir=/memory/upper,workdir=/memory/work none /system ||
   fail "mount an overlay"
-$b mount -t tmpfs -o mode=755 run /root/run || fail "mount /run"
-$b cp /guest.sh /root/run/guest.sh
-exec $b switch_root /root $b sh /run/guest.sh
+$b mount -t tmpfs -o mode=755 run /system/run || fail "mount /run"
+$b cp /guest.sh /system/run/guest.sh
+exec $b switch_root /system $b sh /run/guest.sh
 "#;
 
 /// The guest's process 1: everything mounted, modules on demand, the loopback device up.
