@@ -10,6 +10,7 @@ pub mod events;
 mod filters;
 pub mod inspect;
 pub mod node;
+pub mod own;
 pub mod probe;
 pub mod state;
 mod sys;
@@ -20,6 +21,7 @@ use crate::enforcer::{
     bpffs::BpffsError,
     clsact::Links,
     filters::Placed,
+    own::{Closed, Own},
     tamper::{Held, Written},
 };
 use aya::{Btf, Ebpf, EbpfLoader, include_bytes_aligned, programs::Program};
@@ -105,6 +107,14 @@ pub struct Enforcer {
     held: BTreeMap<PathBuf, Held>,
     /// What the maps shall hold.
     written: Written,
+    /// The maps that are an endpoint's own, by its id.
+    own: BTreeMap<u32, Own>,
+    /// Windows that were closed and not told of yet.
+    closed: Vec<Closed>,
+    /// The endpoint whose flows were looked through last.
+    silent: u32,
+    /// The endpoint whose maps were looked at last.
+    looked: u32,
 }
 
 impl Enforcer {
@@ -127,14 +137,20 @@ impl Enforcer {
         for (name, program) in ebpf.programs_mut() {
             load_program(program).map_err(|error| refused(name, &error))?;
         }
-        Ok(Self {
+        let mut enforcer = Self {
             ebpf,
             pins: pins.to_owned(),
             links: Links::of_this_kernel(),
             filters: HashMap::new(),
             held: BTreeMap::new(),
             written: Written::open(pins)?,
-        })
+            own: BTreeMap::new(),
+            closed: Vec::new(),
+            silent: 0,
+            looked: 0,
+        };
+        enforcer.adopt_own()?;
+        Ok(enforcer)
     }
 
     /// Where maps and links are pinned.

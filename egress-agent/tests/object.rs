@@ -38,10 +38,11 @@ const OTHER_SECTIONS: [&str; 5] = [".text", ".maps", "maps", "license", ".rodata
 type Shape = (bpf_map_type, u32, u32, u32);
 
 /// The perf event array gets an entry per CPU at load; socket storage has no bound of its own.
-const MAPS: [(&str, Shape); 15] = {
+const MAPS: [(&str, Shape); 19] = {
     use bpf_map_type::{
-        BPF_MAP_TYPE_ARRAY as ARRAY, BPF_MAP_TYPE_HASH as HASH, BPF_MAP_TYPE_LPM_TRIE as LPM_TRIE,
-        BPF_MAP_TYPE_LRU_HASH as LRU_HASH, BPF_MAP_TYPE_PERCPU_ARRAY as PER_CPU_ARRAY,
+        BPF_MAP_TYPE_ARRAY as ARRAY, BPF_MAP_TYPE_ARRAY_OF_MAPS as ARRAY_OF_MAPS,
+        BPF_MAP_TYPE_HASH as HASH, BPF_MAP_TYPE_LPM_TRIE as LPM_TRIE,
+        BPF_MAP_TYPE_PERCPU_ARRAY as PER_CPU_ARRAY,
         BPF_MAP_TYPE_PERF_EVENT_ARRAY as PERF_EVENT_ARRAY, BPF_MAP_TYPE_SK_STORAGE as SK_STORAGE,
     };
     [
@@ -53,13 +54,28 @@ const MAPS: [(&str, Shape); 15] = {
         ("DIRECT_HOSTS", (HASH, 24, 1, 65_536)),
         ("DIRECT_NETWORKS", (LPM_TRIE, 28, 1, 65_536)),
         ("NETWORKS", (LPM_TRIE, 20, 1, 4_096)),
-        ("FLOWS", (LRU_HASH, 28, 8, 65_536)),
-        ("ORIGINS", (LRU_HASH, 20, 96, 65_536)),
+        ("REPLIES", (LPM_TRIE, 28, 1, 65_536)),
+        ("OWNERS", (HASH, 16, 4, 16_384)),
+        ("PORTS", (ARRAY, 4, 4, 131_072)),
+        ("FLOWS", (ARRAY_OF_MAPS, 4, 4, 1_024)),
+        ("OPENING", (ARRAY_OF_MAPS, 4, 4, 1_024)),
+        ("ORIGINS", (ARRAY_OF_MAPS, 4, 4, 1_024)),
         ("SOCKETS", (SK_STORAGE, 4, 80, 0)),
         ("ACCEPTED", (SK_STORAGE, 4, 72, 0)),
         ("COUNTERS", (PER_CPU_ARRAY, 4, 8, 65_536)),
-        ("REPORTS", (LRU_HASH, 24, 24, 16_384)),
+        ("REPORTS", (ARRAY_OF_MAPS, 4, 4, 1_024)),
         ("EVENTS", (PERF_EVENT_ARRAY, 4, 4, 0)),
+    ]
+};
+
+/// What each endpoint has for itself, as the enforcer makes it.
+const PER_ENDPOINT: [(&str, Shape); 4] = {
+    use bpf_map_type::{BPF_MAP_TYPE_HASH as HASH, BPF_MAP_TYPE_LRU_HASH as LRU_HASH};
+    [
+        (maps::FLOWS, (HASH, 24, 16, maps::MAX_FLOWS)),
+        (maps::OPENING, (LRU_HASH, 24, 16, maps::MAX_OPENING)),
+        (maps::ORIGINS, (LRU_HASH, 20, 96, maps::MAX_ORIGINS)),
+        (maps::REPORTS, (HASH, 24, 24, maps::MAX_REPORTS)),
     ]
 };
 
@@ -82,6 +98,11 @@ fn shape(map: &Map) -> Shape {
     let kind = bpf_map_type::try_from(map.map_type()).ok();
     let kind = kind.expect("a map type that the loader knows");
     (kind, map.key_size(), map.value_size(), map.max_entries())
+}
+
+/// Of keys and values when it is full.
+fn bytes(map: &Map) -> u64 {
+    u64::from(map.max_entries()) * u64::from(map.key_size() + map.value_size())
 }
 
 /// Every function outside `.text` is a program, whether or not a loader knows its kind.
@@ -141,10 +162,26 @@ fn every_map_is_pinned() {
 #[test]
 fn full_maps_stay_in_the_budget() {
     let object = object();
-    let bytes =
-        |map: &Map| u64::from(map.max_entries()) * u64::from(map.key_size() + map.value_size());
     let all: u64 = object.maps.values().map(bytes).sum();
     assert!(all <= MEMORY_BUDGET, "{all} bytes of {MEMORY_BUDGET}");
+}
+
+/// Bytes of keys and values in an endpoint's own maps when they are full.
+const BUDGET_OF_AN_ENDPOINT: u64 = 512 << 10;
+
+#[test]
+fn each_endpoint_has_maps_of_its_own() {
+    let object = object();
+    let inner = |name: &str| object.maps[name].inner().expect("a map in a map");
+    for (name, wanted) in PER_ENDPOINT {
+        assert_eq!(shape(&inner(name)), wanted, "{name}");
+    }
+    assert_eq!(PER_ENDPOINT.map(|(name, _)| name), maps::PER_ENDPOINT);
+    let all: u64 = maps::PER_ENDPOINT
+        .map(|name| bytes(&inner(name)))
+        .iter()
+        .sum();
+    assert!(all <= BUDGET_OF_AN_ENDPOINT, "{all} bytes");
 }
 
 #[test]

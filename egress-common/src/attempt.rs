@@ -12,8 +12,12 @@ pub const ICMP: u8 = 1;
 pub const ICMP6: u8 = 58;
 
 /// TCP's FIN, SYN, RST and ACK bits (RFC 9293 section 3.1).
+pub const TCP_FIN: u8 = 0x01;
+/// See [`TCP_FIN`].
 pub const TCP_SYN: u8 = 0x02;
-/// See [`TCP_SYN`].
+/// See [`TCP_FIN`].
+pub const TCP_RST: u8 = 0x04;
+/// See [`TCP_FIN`].
 pub const TCP_ACK: u8 = 0x10;
 
 /// A packet, or a call that would make one.
@@ -24,7 +28,7 @@ pub struct Attempt {
     pub source: Address,
     /// Where to.
     pub destination: Address,
-    /// Host byte order; 0 where the protocol has none.
+    /// Host byte order; 0 where the protocol has none, or the socket none yet.
     pub source_port: u16,
     /// Host byte order; for ICMP its type.
     pub destination_port: u16,

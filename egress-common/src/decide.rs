@@ -18,7 +18,7 @@ pub trait Tables {
     fn role_of(&self, endpoint: u32, address: &Address) -> u8;
     /// What the address is to the node.
     fn class_of(&self, address: &Address) -> Class;
-    /// Whether the packet answers on a flow that was opened inbound.
+    /// Whether the packet or datagram answers on a flow that was opened inbound.
     fn is_reply(&self, endpoint: u32, attempt: &Attempt) -> bool;
     /// Whether somebody listens there in the endpoint's own network namespace.
     fn is_listening(&self, attempt: &Attempt) -> bool;
@@ -73,7 +73,7 @@ pub fn decide(
         if tables.is_direct(endpoint.policy, attempt) {
             return Verdict::Allow;
         }
-        if !attempt.is_call() && !attempt.opens() && tables.is_reply(endpoint.id, attempt) {
+        if !attempt.opens() && tables.is_reply(endpoint.id, attempt) {
             return Verdict::Allow;
         }
     }

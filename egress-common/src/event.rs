@@ -61,19 +61,45 @@ pub struct ReportKey {
     pub reason: u8,
 }
 
+impl ReportKey {
+    /// What stands for the attempts of a reason that found no window of their own any more, so many
+    /// others there were. No packet has this protocol with a port.
+    #[inline(always)]
+    pub const fn others(endpoint: u32, reason: u8) -> Self {
+        Self {
+            endpoint,
+            destination: Address::UNSPECIFIED,
+            port: u16::MAX,
+            protocol: u8::MAX,
+            reason,
+        }
+    }
+
+    /// Whether it is one of [`others`](Self::others).
+    #[inline(always)]
+    pub const fn is_others(&self) -> bool {
+        self.port == u16::MAX && self.protocol == u8::MAX
+    }
+}
+
 /// A window of one key.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(any(test, feature = "user"), derive(Debug))]
 pub struct ReportWindow {
     /// When its first attempt was reported: nanoseconds of `CLOCK_BOOTTIME`.
     pub started_ns: u64,
-    /// How many attempts there were, the first included.
+    /// How many attempts there were, the first included. Of [`ReportKey::others`] those that were
+    /// not reported, ever since.
     pub attempts: u64,
+    /// 1 while none of its attempts has been reported, since the buffer was full.
+    pub is_untold: u32,
     /// The layer that saw the first one; in Audit the others see the same packet again.
     pub layer: u8,
+    /// 1 where it is that of [`ReportKey::others`].
+    pub is_others: u8,
     /// Zero.
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 2],
 }
 
 impl ReportWindow {
@@ -81,8 +107,10 @@ impl ReportWindow {
     pub const EMPTY: Self = Self {
         started_ns: 0,
         attempts: 0,
+        is_untold: 0,
         layer: 0,
-        reserved: [0; 7],
+        is_others: 0,
+        reserved: [0; 2],
     };
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{
     address::Address,
+    attempt::UDP,
     endpoint::{Gateway, MAX_ENDPOINTS},
     verdict::DropReason,
 };
@@ -22,9 +23,18 @@ pub const DIRECT_HOSTS: &str = "DIRECT_HOSTS";
 pub const DIRECT_NETWORKS: &str = "DIRECT_NETWORKS";
 /// What the node knows of networks, see [`Class`].
 pub const NETWORKS: &str = "NETWORKS";
-/// Flows that were opened inbound.
+/// Who may open flows to an endpoint beside the node and the cluster.
+pub const REPLIES: &str = "REPLIES";
+/// Endpoint ids by the addresses that are theirs alone.
+pub const OWNERS: &str = "OWNERS";
+/// Endpoint ids by the ports of the node that they speak to the gateway from, see [`port`].
+pub const PORTS: &str = "PORTS";
+/// By endpoint: TCP flows that were opened inbound and are established.
 pub const FLOWS: &str = "FLOWS";
-/// Origins between the SYN and `accept`.
+/// By endpoint: flows that were opened inbound and are not established yet or not any more, and
+/// those of UDP.
+pub const OPENING: &str = "OPENING";
+/// By endpoint: origins between the SYN and `accept`.
 pub const ORIGINS: &str = "ORIGINS";
 /// Storage of the endpoints' sockets.
 pub const SOCKETS: &str = "SOCKETS";
@@ -32,7 +42,7 @@ pub const SOCKETS: &str = "SOCKETS";
 pub const ACCEPTED: &str = "ACCEPTED";
 /// Counters by endpoint and reason, per CPU.
 pub const COUNTERS: &str = "COUNTERS";
-/// Open report windows.
+/// By endpoint: open report windows.
 pub const REPORTS: &str = "REPORTS";
 /// The perf event array.
 pub const EVENTS: &str = "EVENTS";
@@ -47,7 +57,11 @@ pub const PINNED: &[&str] = &[
     DIRECT_HOSTS,
     DIRECT_NETWORKS,
     NETWORKS,
+    REPLIES,
+    OWNERS,
+    PORTS,
     FLOWS,
+    OPENING,
     ORIGINS,
     SOCKETS,
     ACCEPTED,
@@ -55,6 +69,9 @@ pub const PINNED: &[&str] = &[
     REPORTS,
     EVENTS,
 ];
+
+/// Those of [`PINNED`] that hold a map for each endpoint, which is pinned as `<map>-<endpoint id>`.
+pub const PER_ENDPOINT: [&str; 4] = [FLOWS, OPENING, ORIGINS, REPORTS];
 
 /// Addresses of all endpoints and their next hops that a node can hold.
 pub const MAX_ADDRESSES: u32 = MAX_ENDPOINTS * 16;
@@ -64,12 +81,17 @@ pub const MAX_DIRECT_HOSTS: u32 = 65_536;
 pub const MAX_DIRECT_NETWORKS: u32 = 65_536;
 /// Networks that a node can know.
 pub const MAX_NETWORKS: u32 = 4_096;
-/// Inbound flows that are remembered; where they do not suffice, replies are denied.
-pub const MAX_FLOWS: u32 = 65_536;
-/// Connections between SYN and `accept`; where they do not suffice, connections are refused.
-pub const MAX_ORIGINS: u32 = 65_536;
-/// Report windows that are open at once.
-pub const MAX_REPORTS: u32 = 16_384;
+/// Entries of [`REPLIES`] that a node can hold.
+pub const MAX_REPLIES: u32 = 65_536;
+/// Established flows of one endpoint. What is beyond stays in [`OPENING`].
+pub const MAX_FLOWS: u32 = 8_192;
+/// Flows of one endpoint that open or close, the least recently used of which is forgotten.
+pub const MAX_OPENING: u32 = 1_024;
+/// Connections of one endpoint between SYN and `accept`, the oldest of which is refused.
+pub const MAX_ORIGINS: u32 = 512;
+/// Report windows of one endpoint; what is beyond is counted by reason, see
+/// [`ReportKey::others`](crate::event::ReportKey::others).
+pub const MAX_REPORTS: u32 = 256;
 /// Slots of [`COUNTERS`].
 pub const MAX_COUNTERS: u32 = MAX_ENDPOINTS * DropReason::COUNT as u32;
 
@@ -78,6 +100,14 @@ pub const MAX_COUNTERS: u32 = MAX_ENDPOINTS * DropReason::COUNT as u32;
 pub const fn counter(endpoint: u32, reason: u8) -> u32 {
     endpoint * DropReason::COUNT as u32 + (reason as u32 & (DropReason::COUNT as u32 - 1))
 }
+
+/// The slot of [`PORTS`] for a port and an IP protocol number.
+#[inline(always)]
+pub const fn port(port: u16, protocol: u8) -> u32 {
+    port as u32 | ((protocol == UDP) as u32) << 16
+}
+/// Slots of [`PORTS`].
+pub const MAX_PORTS: u32 = 2 << 16;
 
 /// What holds for the whole instance.
 #[repr(C)]
@@ -92,7 +122,8 @@ pub struct Config {
     pub reserved: u32,
 }
 
-/// The key of a direct entry. `port` 0 stands for every port. As the data of a trie's key its
+/// The key of a direct entry, and of one of [`REPLIES`]: there the address is who may open, and
+/// the port the endpoint's own. `port` 0 stands for every port. As the data of a trie's key its
 /// first eight bytes are always compared whole.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -156,13 +187,11 @@ impl Class {
     }
 }
 
-/// A flow that was opened inbound, as seen from the endpoint.
+/// A flow that was opened inbound, as seen from its endpoint.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(any(test, feature = "user"), derive(Debug))]
 pub struct FlowKey {
-    /// The endpoint's id.
-    pub endpoint: u32,
     /// Who opened it.
     pub remote: Address,
     /// Host byte order.
@@ -175,6 +204,20 @@ pub struct FlowKey {
     pub reserved: [u8; 3],
 }
 
+/// What is known of a flow.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug))]
+pub struct Flow {
+    /// When it was opened or, to a second, answered last: nanoseconds of `CLOCK_MONOTONIC`.
+    pub seen_ns: u64,
+    /// 1 once the endpoint has closed its direction.
+    pub is_closing: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
 const _: () = assert!(size_of::<Config>() == 48);
 const _: () = assert!(size_of::<DirectKey>() == 24);
-const _: () = assert!(size_of::<FlowKey>() == 28);
+const _: () = assert!(size_of::<FlowKey>() == 24);
+const _: () = assert!(size_of::<Flow>() == 16);

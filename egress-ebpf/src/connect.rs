@@ -55,7 +55,11 @@ fn judge<F: Family>(ctx: &SockAddrContext, layer: Layer, protocol: u8) -> bool {
     };
     let destination = F::address(ctx);
     let port = context::port(ctx);
-    let attempt = Attempt::call(layer, protocol, destination, port);
+    let mut attempt = Attempt::call(layer, protocol, destination, port);
+    if protocol == UDP {
+        // A server's answer comes from the port that it is bound to.
+        attempt.source_port = context::local_port(ctx);
+    }
     socket.destination = destination;
     socket.port = port;
     socket.redirected = NOT_REDIRECTED;

@@ -94,6 +94,18 @@ pub(crate) fn sock(ctx: *mut bpf_sock_addr) -> *mut bpf_sock {
     unsafe { (*ctx).__bindgen_anon_1.sk }
 }
 
+/// The port that the socket of a sock_addr context is bound to, host byte order; 0 where it is to
+/// none.
+#[inline(always)]
+pub(crate) fn local_port(ctx: &SockAddrContext) -> u16 {
+    let sk = sock(ctx.sock_addr);
+    if sk.is_null() {
+        return 0;
+    }
+    // SAFETY: the context's own socket.
+    unsafe { (&raw const (*sk).src_port).read_volatile() as u16 }
+}
+
 /// A packet.
 pub(crate) struct Skb(pub(crate) *mut __sk_buff);
 

@@ -3,17 +3,17 @@
 
 use crate::{
     context::Skb,
-    gateway, identify, maps, report,
+    flows, gateway, identify, maps, report,
     tables::{Maps, judge},
 };
-use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::SkBuffContext};
+use aya_ebpf::programs::SkBuffContext;
 use egress_common::{
     address::Address,
     attempt::Attempt,
     decide::Tables,
     endpoint::{Endpoint, Gateway, HAS_LINK, PRIVATE_LOOPBACK},
     event::KIND_DROPPED,
-    maps::{Class, FlowKey},
+    maps::Class,
     packet::parse_ip,
     socket::Socket,
     verdict::{DropReason, Layer, Verdict},
@@ -63,7 +63,7 @@ pub(crate) fn passes(ctx: &SkBuffContext) -> bool {
         Verdict::Allow if endpoint.has(HAS_LINK) => true,
         Verdict::Allow => {
             maps::count(endpoint.id, 0);
-            gateway::publish(&attempt, endpoint.id, socket.as_deref())
+            gateway::publish(&attempt, endpoint, socket.as_deref())
         }
         // Packets are not sent elsewhere; `decide` redirects calls alone.
         Verdict::Redirect(_) => false,
@@ -83,8 +83,7 @@ fn is_own(socket: &Socket, endpoint: &Endpoint, attempt: &Attempt, gateway: &Gat
         && (gateway.is_at(source) || Maps(core::ptr::null_mut()).class_of(source) == Class::Node)
 }
 
-/// Remembers flows that the node or the cluster opens to an endpoint without a link; with one,
-/// the link sees them.
+/// Looks at what goes to an endpoint without a link; with one, the link sees it.
 #[inline(always)]
 pub(crate) fn note_inbound(ctx: &SkBuffContext) {
     let skb = Skb(ctx.skb.skb);
@@ -95,29 +94,6 @@ pub(crate) fn note_inbound(ctx: &SkBuffContext) {
     let elsewhere = identify::socket_of_packet(&skb)
         .is_some_and(|socket| socket.namespace != endpoint.namespace);
     if !endpoint.has(HAS_LINK) && !elsewhere {
-        note_flow(&skb, 0, endpoint.id);
+        flows::note(&skb, 0, endpoint);
     }
-}
-
-/// Remembers the flow of an inbound SYN from the node or the cluster.
-#[inline(always)]
-pub(crate) fn note_flow(skb: &Skb, at: u32, endpoint: u32) {
-    let mut attempt = Attempt::call(Layer::CgroupSkb, 0, Address::UNSPECIFIED, 0);
-    if parse_ip(skb, at, &mut attempt).is_err() || !attempt.opens() {
-        return;
-    }
-    let local = maps::config().is_some_and(|config| config.gateway.is_at(&attempt.source));
-    if Maps(core::ptr::null_mut()).class_of(&attempt.source) == Class::Outside || local {
-        return;
-    }
-    let key = FlowKey {
-        endpoint,
-        remote: attempt.source,
-        remote_port: attempt.source_port,
-        local_port: attempt.destination_port,
-        protocol: attempt.protocol,
-        reserved: [0; 3],
-    };
-    // SAFETY: no pointers.
-    maps::remember_flow(&key, unsafe { bpf_ktime_get_ns() });
 }

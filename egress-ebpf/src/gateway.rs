@@ -10,7 +10,7 @@ use aya_ebpf::{
 use egress_common::{
     address::Address,
     attempt::{Attempt, TCP, UDP},
-    endpoint::Gateway,
+    endpoint::{Endpoint, Gateway, HAS_LINK},
     event::KIND_DROPPED,
     maps::Config,
     origin::{ORIGIN_LEVEL, ORIGIN_OF_CONNECTION, ORIGIN_OF_DATAGRAM, Origin, OriginQuery},
@@ -27,7 +27,7 @@ const DATAGRAM_NS: u64 = 5_000_000_000;
 /// Publishes whose packet this is, if it opens something with the gateway. False where that
 /// failed, and the packet must not go on.
 #[inline(never)]
-pub(crate) fn publish(attempt: &Attempt, endpoint: u32, socket: Option<&Socket>) -> bool {
+pub(crate) fn publish(attempt: &Attempt, endpoint: &Endpoint, socket: Option<&Socket>) -> bool {
     let Some(gateway) = maps::config().map(|config| &config.gateway) else {
         return false;
     };
@@ -55,16 +55,16 @@ pub(crate) fn publish(attempt: &Attempt, endpoint: u32, socket: Option<&Socket>)
         port,
         protocol: attempt.protocol,
         flags: 0,
-        endpoint,
+        endpoint: endpoint.id,
         // SAFETY: no pointers.
         published_ns: unsafe { bpf_ktime_get_ns() },
     };
-    let published = maps::publish_origin(
-        &query(attempt.source, attempt.source_port, attempt.protocol),
-        &origin,
-    );
+    let source = query(attempt.source, attempt.source_port, attempt.protocol);
+    let published = maps::publish_origin(endpoint.id, &source, &origin)
+        // Its addresses are not its own alone.
+        && (endpoint.has(HAS_LINK) || maps::publish_port(&source, endpoint.id));
     if !published {
-        diagnose::not_published(endpoint);
+        diagnose::not_published(endpoint.id);
     }
     published
 }

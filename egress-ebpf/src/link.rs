@@ -3,7 +3,7 @@
 
 use crate::{
     context::Skb,
-    diagnose, egress, gateway, identify, maps, report,
+    diagnose, flows, gateway, identify, maps, report,
     tables::{Maps, judge},
 };
 use aya_ebpf::programs::TcContext;
@@ -50,7 +50,7 @@ pub(crate) fn passes(ctx: &TcContext) -> bool {
         Verdict::Allow => {
             maps::count(endpoint.id, 0);
             let socket = identify::socket_of_packet(&skb);
-            gateway::publish(&attempt, endpoint.id, socket.as_deref())
+            gateway::publish(&attempt, endpoint, socket.as_deref())
         }
         // Packets are not sent elsewhere; `decide` redirects calls alone.
         Verdict::Redirect(_) => false,
@@ -72,11 +72,11 @@ fn refuse(
     report::deny(ctx, endpoint, attempt, reason, process, interface)
 }
 
-/// Remembers flows that the node or the cluster opens to the endpoint.
+/// Looks at what goes to the endpoint.
 #[inline(always)]
 pub(crate) fn note_inbound(ctx: &TcContext) {
     let skb = Skb(ctx.skb.skb);
-    if let Some(link) = maps::link(skb.interface()) {
-        egress::note_flow(&skb, ETHERNET_HEADER, link.endpoint);
+    if let Some(endpoint) = maps::link(skb.interface()).and_then(|it| maps::endpoint(it.endpoint)) {
+        flows::note(&skb, ETHERNET_HEADER, endpoint);
     }
 }

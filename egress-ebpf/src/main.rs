@@ -9,6 +9,7 @@ mod connect;
 mod context;
 mod diagnose;
 mod egress;
+mod flows;
 mod gateway;
 mod identify;
 mod link;

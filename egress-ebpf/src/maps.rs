@@ -2,10 +2,10 @@
 
 use aya_ebpf::{
     bindings::{BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
-    btf_maps::SkStorage,
-    helpers::bpf_sk_storage_get,
+    btf_maps::{self, ArrayOfMaps, SkStorage},
+    helpers::{bpf_perf_event_output, bpf_sk_storage_get},
     macros::{btf_map, map},
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerfEventArray, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, PerfEventArray, lpm_trie::Key},
 };
 use core::{
     ffi::c_void,
@@ -16,8 +16,9 @@ use egress_common::{
     endpoint::{Endpoint, Link, MAX_ENDPOINTS},
     event::{Event, ReportKey, ReportWindow},
     maps::{
-        AddressKey, Config, DirectKey, FlowKey, MAX_ADDRESSES, MAX_COUNTERS, MAX_DIRECT_HOSTS,
-        MAX_DIRECT_NETWORKS, MAX_FLOWS, MAX_NETWORKS, MAX_ORIGINS, MAX_REPORTS, counter,
+        AddressKey, Config, DirectKey, Flow, FlowKey, MAX_ADDRESSES, MAX_COUNTERS,
+        MAX_DIRECT_HOSTS, MAX_DIRECT_NETWORKS, MAX_FLOWS, MAX_NETWORKS, MAX_OPENING, MAX_ORIGINS,
+        MAX_PORTS, MAX_REPLIES, MAX_REPORTS, counter, port,
     },
     origin::{Origin, OriginQuery, Published},
     socket::Socket,
@@ -45,19 +46,36 @@ static DIRECT_NETWORKS: LpmTrie<DirectKey, u8> =
 #[map]
 static NETWORKS: LpmTrie<Address, u8> = LpmTrie::with_max_entries(MAX_NETWORKS, NO_PREALLOC);
 #[map]
-static FLOWS: LruHashMap<FlowKey, u64> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
+static REPLIES: LpmTrie<DirectKey, u8> = LpmTrie::with_max_entries(MAX_REPLIES, NO_PREALLOC);
 #[map]
-static ORIGINS: LruHashMap<OriginQuery, Published> = LruHashMap::with_max_entries(MAX_ORIGINS, 0);
+static OWNERS: HashMap<Address, u32> = HashMap::with_max_entries(MAX_ADDRESSES, 0);
+#[map]
+static PORTS: Array<u32> = Array::with_max_entries(MAX_PORTS, 0);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_COUNTERS, 0);
 #[map]
-static REPORTS: LruHashMap<ReportKey, ReportWindow> = LruHashMap::with_max_entries(MAX_REPORTS, 0);
-#[map]
-pub(crate) static EVENTS: PerfEventArray<Event> = PerfEventArray::new(0);
+static EVENTS: PerfEventArray<Event> = PerfEventArray::new(0);
 #[btf_map]
 static SOCKETS: SkStorage<Socket> = SkStorage::new();
 #[btf_map]
 static ACCEPTED: SkStorage<Origin> = SkStorage::new();
+
+// What an endpoint can fill is its own: a map in a map, which the enforcer puts there with it.
+type Flows = btf_maps::HashMap<FlowKey, Flow, { MAX_FLOWS as usize }, { NO_PREALLOC as usize }>;
+type Opening = btf_maps::LruHashMap<FlowKey, Flow, { MAX_OPENING as usize }>;
+type Origins = btf_maps::LruHashMap<OriginQuery, Published, { MAX_ORIGINS as usize }>;
+type Reports =
+    btf_maps::HashMap<ReportKey, ReportWindow, { MAX_REPORTS as usize }, { NO_PREALLOC as usize }>;
+type PerEndpoint<T> = ArrayOfMaps<T, { MAX_ENDPOINTS as usize }>;
+
+#[btf_map]
+static FLOWS: PerEndpoint<Flows> = PerEndpoint::new();
+#[btf_map]
+static OPENING: PerEndpoint<Opening> = PerEndpoint::new();
+#[btf_map]
+static ORIGINS: PerEndpoint<Origins> = PerEndpoint::new();
+#[btf_map]
+static REPORTS: PerEndpoint<Reports> = PerEndpoint::new();
 
 /// What holds for the whole instance.
 #[inline(always)]
@@ -118,29 +136,59 @@ pub(crate) fn network(address: &Address) -> Option<u8> {
     NETWORKS.get(&Key::new(128, *address)).copied()
 }
 
-/// Remembers a flow that was opened inbound.
+/// Whether the address may open this flow to an endpoint of this policy, whoever it is.
 #[inline(always)]
-pub(crate) fn remember_flow(key: &FlowKey, now: u64) {
-    // A full table forgets the oldest flow, whose replies are then denied: closed, not open.
-    FLOWS.insert(key, now, 0).ok();
+pub(crate) fn may_open(policy: u32, flow: &FlowKey) -> bool {
+    let mut key = DirectKey {
+        policy,
+        port: flow.local_port,
+        protocol: flow.protocol,
+        reserved: 0,
+        address: flow.remote,
+    };
+    let has = |key| {
+        REPLIES
+            .get(&Key::new(DirectKey::HEAD_BITS + 128, key))
+            .is_some()
+    };
+    if has(key) {
+        return true;
+    }
+    key.port = 0;
+    has(key)
 }
 
-/// Whether the flow was opened inbound.
+/// The established flows of an endpoint.
 #[inline(always)]
-pub(crate) fn knows_flow(key: &FlowKey) -> bool {
-    // SAFETY: only presence is read.
-    unsafe { FLOWS.get(key) }.is_some()
+pub(crate) fn flows(endpoint: u32) -> Option<&'static Flows> {
+    FLOWS.get(endpoint)
+}
+
+/// The other flows of an endpoint.
+#[inline(always)]
+pub(crate) fn opening(endpoint: u32) -> Option<&'static Opening> {
+    OPENING.get(endpoint)
 }
 
 /// Publishes an origin for the gateway's programs.
 #[inline(always)]
-pub(crate) fn publish_origin(source: &OriginQuery, origin: &Origin) -> bool {
+pub(crate) fn publish_origin(endpoint: u32, source: &OriginQuery, origin: &Origin) -> bool {
     let published = Published {
         source: *source,
         reserved: 0,
         origin: *origin,
     };
-    ORIGINS.insert(source, published, 0).is_ok()
+    ORIGINS
+        .get(endpoint)
+        .is_some_and(|origins| origins.insert(source, published, 0).is_ok())
+}
+
+/// Notes who speaks to the gateway from this port of the node.
+#[inline(always)]
+pub(crate) fn publish_port(source: &OriginQuery, endpoint: u32) -> bool {
+    PORTS
+        .set(port(source.port, source.protocol), endpoint, 0)
+        .is_ok()
 }
 
 /// The origin published under this source.
@@ -148,7 +196,7 @@ pub(crate) fn publish_origin(source: &OriginQuery, origin: &Origin) -> bool {
 pub(crate) fn origin(source: &OriginQuery) -> Option<Origin> {
     // SAFETY: a live value, copied at once.
     unsafe {
-        let published: *const Published = ORIGINS.get(source)?;
+        let published: *const Published = origins_of(source)?.get_ptr(source)?;
         // The kernel gives an entry of an LRU map to another key while this one reads it, and then
         // writes it from its beginning.
         let origin = (&raw const (*published).origin).read_volatile();
@@ -159,9 +207,24 @@ pub(crate) fn origin(source: &OriginQuery) -> Option<Origin> {
 
 /// Forgets the origin published under this source.
 #[inline(always)]
-pub(crate) fn consume_origin(key: &OriginQuery) {
-    // Already gone is as good.
-    ORIGINS.remove(key).ok();
+pub(crate) fn consume_origin(source: &OriginQuery) {
+    if let Some(origins) = origins_of(source) {
+        // Already gone is as good.
+        origins.remove(source).ok();
+    }
+}
+
+/// The origins of the endpoint whose source it is: by an address that is its own, or by a port of
+/// the node's addresses.
+#[inline(always)]
+fn origins_of(source: &OriginQuery) -> Option<&'static Origins> {
+    // SAFETY: the value is a word.
+    let owner = unsafe { OWNERS.get(&source.address) };
+    let endpoint = match owner {
+        Some(owner) => owner,
+        None => PORTS.get(port(source.port, source.protocol))?,
+    };
+    ORIGINS.get(*endpoint)
 }
 
 /// Counts one for the endpoint and the reason's number, 0 for what was allowed.
@@ -174,17 +237,41 @@ pub(crate) fn count(endpoint: u32, reason: u8) {
     }
 }
 
-/// The window of this key, for reading and restarting.
+/// The window of this key, made if there is none, or that of all others of its reason if there is
+/// no room.
 #[inline(always)]
 pub(crate) fn report_window(key: &ReportKey) -> Option<*mut ReportWindow> {
-    REPORTS.get_ptr_mut(key)
+    let reports = REPORTS.get(key.endpoint)?;
+    if let Some(window) = reports.get_ptr_mut(key) {
+        return Some(window);
+    }
+    // Somebody else may just have made it.
+    reports
+        .insert(key, ReportWindow::EMPTY, BPF_NOEXIST.into())
+        .ok();
+    reports
+        .get_ptr_mut(key)
+        .or_else(|| reports.get_ptr_mut(ReportKey::others(key.endpoint, key.reason)))
 }
 
-/// Opens a window; false where somebody else just did.
+/// Sends an event to user space; false where its buffer is full.
 #[inline(always)]
-pub(crate) fn open_report_window(key: &ReportKey, window: &ReportWindow) -> bool {
-    const EEXIST: i32 = -17;
-    REPORTS.insert(key, window, BPF_NOEXIST.into()) != Err(EEXIST)
+pub(crate) fn tell(ctx: *mut c_void, event: &Event) -> bool {
+    /// BPF_F_CURRENT_CPU (include/uapi/linux/bpf.h).
+    const CURRENT_CPU: u64 = 0xffff_ffff;
+    let events: *const PerfEventArray<Event> = &raw const EVENTS;
+    let event: *const Event = event;
+    // By hand, since aya-ebpf's own method does not say whether there was room.
+    // SAFETY: the program's context, a map that is a perf event array, and an event.
+    unsafe {
+        bpf_perf_event_output(
+            ctx,
+            events.cast_mut().cast(),
+            CURRENT_CPU,
+            event.cast_mut().cast(),
+            size_of::<Event>() as u64,
+        ) == 0
+    }
 }
 
 /// The storage of an endpoint's socket, if it has one.
@@ -266,10 +353,10 @@ unsafe fn storage<T>(
 /// # Safety
 /// As for [`add`].
 #[inline(always)]
-pub(crate) unsafe fn exchange(slot: *mut u64, old: u64, new: u64) -> bool {
+pub(crate) unsafe fn exchange<T: Copy>(slot: *mut T, old: T, new: T) -> bool {
     const ORDER: AtomicOrdering = AtomicOrdering::SeqCst;
     // SAFETY: the caller's.
-    unsafe { atomic_cxchg::<u64, { ORDER }, { ORDER }>(slot, old, new) }.1
+    unsafe { atomic_cxchg::<T, { ORDER }, { ORDER }>(slot, old, new) }.1
 }
 
 /// Writes `new` and returns what was there.

@@ -7,7 +7,7 @@ use egress_common::{
     attempt::Attempt,
     endpoint::{Endpoint, MODE_AUDIT},
     event::{
-        Event, KIND_AUDIT, KIND_DROPPED, ReportKey, ReportWindow, WINDOW_NS, previous_started,
+        Event, KIND_AUDIT, KIND_DROPPED, ReportKey, WINDOW_NS, previous_started,
     },
     process::Process,
     verdict::DropReason,
@@ -78,64 +78,49 @@ fn note(ctx: *mut c_void, endpoint: u32, attempt: &Attempt, process: *const Proc
         kind,
         previous_started: 0,
     };
-    match maps::report_window(&event.key) {
-        Some(window) => {
-            // SAFETY: a value of an LRU map, which is memory for as long as the program runs; its
-            // words are read and written atomically.
-            unsafe {
-                let started = (&raw const (*window).started_ns).read_volatile();
-                let is_over = now.wrapping_sub(started) >= WINDOW_NS;
-                // Of several that find it over, one restarts it and reports.
-                if !is_over || !maps::exchange(&raw mut (*window).started_ns, started, now) {
-                    // In Audit the other layers see again what the first one let pass.
-                    if kind != KIND_AUDIT || (*window).layer == layer {
-                        maps::add(&raw mut (*window).attempts, 1);
-                        maps::count(endpoint, reason);
-                    }
-                    return;
-                }
+    let Some(window) = maps::report_window(&event.key) else {
+        // Nobody's windows, since an endpoint has its own before it is one. Counted all the same.
+        maps::count(endpoint, reason);
+        return;
+    };
+    // SAFETY: a map's value, which is memory for as long as the program runs; its words are read
+    // and written atomically.
+    unsafe {
+        let is_others = (*window).is_others == 1;
+        let started = (&raw const (*window).started_ns).read_volatile();
+        let is_over = now.wrapping_sub(started) >= WINDOW_NS;
+        // Of several that find it over, one restarts it and reports.
+        if is_over && maps::exchange(&raw mut (*window).started_ns, started, now) {
+            (*window).layer = layer;
+            if !is_others {
                 event.previous = maps::replace(&raw mut (*window).attempts, 1) as u32;
                 event.previous_started = previous_started(started);
-                (*window).layer = layer;
             }
-        }
-        None => {
-            if !open_window(&event.key, now, layer) {
-                // Another CPU opened it just now and reports.
-                if let Some(window) = maps::report_window(&event.key) {
-                    // SAFETY: as above.
-                    unsafe { maps::add(&raw mut (*window).attempts, 1) };
-                }
+        } else {
+            // In Audit the other layers see again what the first one let pass.
+            if kind == KIND_AUDIT && (*window).layer != layer {
+                return;
+            }
+            maps::add(&raw mut (*window).attempts, 1);
+            // The first that finds room tells of them all.
+            if !maps::exchange(&raw mut (*window).is_untold, 1, 0) {
                 maps::count(endpoint, reason);
                 return;
             }
         }
-    }
-    maps::count(endpoint, reason);
-    // SAFETY: null, or the storage of a live socket, or the caller's stack.
-    if let Some(process) = unsafe { process.as_ref() } {
-        event.process = *process;
-    }
-    // By reference: a copy would double the stack frame.
-    maps::EVENTS.output(&Context(ctx), &event, 0);
-}
-
-#[inline(always)]
-fn open_window(key: &ReportKey, started_ns: u64, layer: u8) -> bool {
-    let window = ReportWindow {
-        started_ns,
-        attempts: 1,
-        layer,
-        reserved: [0; 7],
-    };
-    maps::open_report_window(key, &window)
-}
-
-/// A program's context, whatever its type.
-struct Context(*mut c_void);
-
-impl EbpfContext for Context {
-    fn as_ptr(&self) -> *mut c_void {
-        self.0
+        maps::count(endpoint, reason);
+        // Null, or the storage of a live socket, or the caller's stack.
+        if let Some(process) = process.as_ref() {
+            event.process = *process;
+        }
+        // By reference: a copy would double the stack frame.
+        if maps::tell(ctx, &event) {
+            return;
+        }
+        if is_others {
+            maps::add(&raw mut (*window).attempts, 1);
+        } else {
+            (&raw mut (*window).is_untold).write_volatile(1);
+        }
     }
 }

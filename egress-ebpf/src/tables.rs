@@ -1,6 +1,6 @@
 //! The decision's look-ups, in the maps.
 
-use crate::maps;
+use crate::{flows, maps};
 use aya_ebpf::{
     bindings::{
         bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
@@ -14,7 +14,7 @@ use egress_common::{
     attempt::Attempt,
     decide::{Tables, decide},
     endpoint::{Endpoint, Gateway},
-    maps::{Class, DirectKey, FlowKey},
+    maps::{Class, DirectKey},
     verdict::{DropReason, Service, Verdict},
 };
 
@@ -95,14 +95,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn is_reply(&self, endpoint: u32, attempt: &Attempt) -> bool {
-        maps::knows_flow(&FlowKey {
-            endpoint,
-            remote: attempt.destination,
-            remote_port: attempt.destination_port,
-            local_port: attempt.source_port,
-            protocol: attempt.protocol,
-            reserved: [0; 3],
-        })
+        flows::answers(endpoint, attempt)
     }
 
     #[inline(always)]

@@ -9,6 +9,7 @@ use crate::{
         cgroup::{self, CgroupError},
         events::Report,
         node::{Node, NodeError},
+        own::Closed,
         tamper::Fault,
     },
     gateway::{
@@ -22,9 +23,10 @@ use crate::{
 };
 use egress_common::{
     endpoint::Gateway,
-    event::{ReportKey, ReportWindow, previous_started},
+    event::{ReportKey, previous_started},
 };
 use ipnet::IpNet;
+use rustix::time::ClockId;
 use std::{
     collections::{HashMap, VecDeque},
     fs, io,
@@ -296,9 +298,11 @@ impl Instance {
             .collect();
         self.enforcer.set_networks(&plan.networks)?;
         self.enforcer.set_direct(&plan.direct())?;
+        self.enforcer
+            .set_replies(&plan.replies(), &states, &plan.networks)?;
         for state in &states {
-            if !self.names.contains_key(&state.id) && !self.enforcer.is_endpoint(state)? {
-                self.enforcer.clear_counters(state.id)?;
+            if !self.plan.has(state.id) && !self.enforcer.is_endpoint(state)? {
+                self.enforcer.renew(state.id)?;
             }
             self.enforcer.set_endpoint(state)?;
         }
@@ -318,14 +322,11 @@ impl Instance {
                 source,
             })?;
         self.enforcer.retain_endpoints(&states)?;
-        self.names = plan
-            .endpoints
-            .iter()
-            .map(|plan| {
-                let audit = plan.state.mode == egress_common::endpoint::MODE_AUDIT;
-                (plan.state.id, (plan.name.clone(), audit))
-            })
-            .collect();
+        // Those of endpoints that have gone stay for their last records.
+        self.names.extend(plan.endpoints.iter().map(|plan| {
+            let audit = plan.state.mode == egress_common::endpoint::MODE_AUDIT;
+            (plan.state.id, (plan.name.clone(), audit))
+        }));
         Ok(())
     }
 
@@ -410,13 +411,14 @@ impl Instance {
         if let Some(log) = &mut self.log {
             log.flush();
         }
-        let over = self.enforcer.close_windows(boottime_ns())?;
+        self.enforcer.forget_silent(now_ns(ClockId::Monotonic))?;
+        let over = self.enforcer.close_windows(now_ns(ClockId::Boottime))?;
         let told = over
             .iter()
-            .map(|(key, window)| (*key, previous_started(window.started_ns)));
+            .map(|closed| (closed.key, previous_started(closed.started_ns)));
         // An event that is older than a second has come by now.
         self.told = [told.collect(), std::mem::take(&mut self.told[0])];
-        Ok(self.repeated(over))
+        Ok(over.iter().flat_map(|it| self.closed(it)).collect())
     }
 
     /// The last records, before the end: whatever is still on its way, then open windows.
@@ -435,7 +437,7 @@ impl Instance {
             }
         }
         let over = self.enforcer.close_all_windows()?;
-        records.extend(self.repeated(over));
+        records.extend(over.iter().flat_map(|it| self.closed(it)));
         Ok(records)
     }
 
@@ -444,16 +446,14 @@ impl Instance {
         &mut self.enforcer
     }
 
-    fn repeated(&self, over: Vec<(ReportKey, ReportWindow)>) -> Vec<Record> {
-        let over = over.iter().filter(|(_, window)| window.attempts > 1);
-        let records = over.map(|(key, window)| {
-            let audit = self
-                .names
-                .get(&key.endpoint)
-                .is_some_and(|(_, audit)| *audit);
-            Record::now(kernel::repeated(key, window, audit, |id| self.name(id)))
-        });
-        records.collect()
+    /// What a closed window tells: its first attempt, if no event has, and how many more there were.
+    fn closed(&self, closed: &Closed) -> Vec<Record> {
+        let name = |id| self.name(id);
+        let mut names = self.names.get(&closed.key.endpoint).into_iter();
+        let audit = names.any(|(_, audit)| *audit);
+        let first = closed.is_untold.then(|| kernel::first(closed, audit, name));
+        let repeated = (closed.repeats > 0).then(|| kernel::repeated(closed, audit, name));
+        first.into_iter().chain(repeated).map(Record::now).collect()
     }
 
     /// The record of an event, after that of the window before, if the kernel has restarted that
@@ -462,13 +462,13 @@ impl Instance {
         let mut records = Vec::new();
         let began = Some(&event.previous_started);
         if !self.told.iter().any(|told| told.get(&event.key) == began) {
-            let window = ReportWindow {
-                started_ns: 0,
-                attempts: event.previous.into(),
+            records = self.closed(&Closed {
+                key: event.key,
                 layer: event.layer,
-                reserved: [0; 7],
-            };
-            records.extend(self.repeated(vec![(event.key, window)]));
+                started_ns: 0,
+                is_untold: false,
+                repeats: u64::from(event.previous).saturating_sub(1),
+            });
         }
         let record = Record::now(kernel::bypass(event, |id| self.name(id)));
         records.push(enriched(record));
@@ -630,8 +630,8 @@ fn lost(source: &str, count: u64) -> Record {
     }))
 }
 
-fn boottime_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+fn now_ns(clock: ClockId) -> u64 {
+    let now = rustix::time::clock_gettime(clock);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
@@ -650,15 +650,14 @@ mod tests {
             protocol: 17,
             reason: 3,
         };
-        let window = ReportWindow {
-            started_ns: 0,
-            attempts: 2,
+        let closed = Closed {
+            key,
             layer: 3,
-            reserved: [0; 7],
+            started_ns: 0,
+            is_untold: false,
+            repeats: 1,
         };
-        assert!(!told(kernel::repeated(&key, &window, false, |_id| {
-            String::new()
-        })));
+        assert!(!told(kernel::repeated(&closed, false, |_id| String::new())));
         assert!(!told(Event::Posture(Posture {
             endpoint: None,
             state: "ready".into(),

@@ -107,6 +107,8 @@ pub struct EndpointPlan {
     pub rules: Vec<Rule>,
     /// For the maps.
     pub direct: Vec<DirectEntry>,
+    /// For the maps: who may open flows to it beside the node and the cluster.
+    pub replies: Vec<DirectEntry>,
 }
 
 impl EndpointPlan {
@@ -196,6 +198,11 @@ impl Plan {
         self.for_gateway(0) == other.for_gateway(0)
     }
 
+    /// Whether an endpoint has this id.
+    pub fn has(&self, id: u32) -> bool {
+        self.endpoints.iter().any(|plan| plan.state.id == id)
+    }
+
     /// The endpoint that has this interface.
     pub fn by_interface(&self, name: &str) -> Option<&EndpointPlan> {
         let mut endpoints = self.endpoints.iter();
@@ -204,10 +211,23 @@ impl Plan {
 
     /// All direct entries, by policy.
     pub fn direct(&self) -> Vec<(u32, DirectEntry)> {
+        self.by_policy(|plan| &plan.direct)
+    }
+
+    /// Who may open flows, by the policy of the endpoints.
+    pub fn replies(&self) -> Vec<(u32, DirectEntry)> {
+        self.by_policy(|plan| &plan.replies)
+    }
+
+    fn by_policy(
+        &self,
+        entries: impl Fn(&EndpointPlan) -> &Vec<DirectEntry>,
+    ) -> Vec<(u32, DirectEntry)> {
         let plans = self.endpoints.iter();
         let entries = plans.flat_map(|plan| {
             let policy = plan.state.policy;
-            plan.direct.iter().map(move |entry| (policy, entry.clone()))
+            let entries = entries(plan).iter();
+            entries.map(move |entry| (policy, entry.clone()))
         });
         entries.collect()
     }
@@ -227,6 +247,11 @@ impl Plan {
         let keys = |plan: &Self, hosts: bool| {
             let entries = plan.direct().into_iter();
             let entries = entries.filter(move |entry| is_host(entry) == hosts);
+            let keys = entries.map(|(policy, it)| (policy, it.network, it.protocol, it.port));
+            keys.collect::<Vec<_>>().into_iter()
+        };
+        let replies = |plan: &Self| {
+            let entries = plan.replies().into_iter();
             let keys = entries.map(|(policy, it)| (policy, it.network, it.protocol, it.port));
             keys.collect::<Vec<_>>().into_iter()
         };
@@ -251,6 +276,11 @@ impl Plan {
                 "direct entries of networks",
                 count(keys(self, false), keys(old, false)),
                 maps::MAX_DIRECT_NETWORKS as usize,
+            ),
+            (
+                "entries of replies",
+                count(replies(self), replies(old)),
+                maps::MAX_REPLIES as usize,
             ),
             (
                 "addresses of the node and cluster networks",
@@ -400,6 +430,7 @@ async fn plan_endpoint(
         },
         rules: selected.rules,
         direct: direct_entries(&selected.direct)?,
+        replies: direct_entries(&selected.replies)?,
     })
 }
 

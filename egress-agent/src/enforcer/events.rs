@@ -1,14 +1,15 @@
 //! Perf events out of the kernel, decoded, with the lost ones counted.
 
-use crate::enforcer::{Enforcer, EnforcerError, state::failed, sys};
+use crate::enforcer::{
+    Enforcer, EnforcerError,
+    own::{self, Closed},
+    state::failed,
+};
 use aya::maps::{
-    HashMap, MapData, MapError, PerfEventArray,
+    MapData, PerfEventArray,
     perf::{PerfEvent, PerfEventArrayBuffer},
 };
-use egress_common::{
-    event::{Event, ReportKey, ReportWindow, WINDOW_NS},
-    maps,
-};
+use egress_common::{event::Event, maps};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use tokio::{io::unix::AsyncFd, sync::mpsc};
 
@@ -61,36 +62,17 @@ impl Enforcer {
         Ok(())
     }
 
-    /// Closes the windows that are over and gives what was in them. `now_ns` is `CLOCK_BOOTTIME`.
-    pub fn close_windows(
-        &mut self,
-        now_ns: u64,
-    ) -> Result<Vec<(ReportKey, ReportWindow)>, EnforcerError> {
-        let map: HashMap<&mut MapData, ReportKey, ReportWindow> = self.map(maps::REPORTS)?;
-        let over = map.iter().filter_map(Result::ok);
-        let over: Vec<_> = over
-            .filter(|(_, window)| now_ns.saturating_sub(window.started_ns) > WINDOW_NS)
-            .map(|(key, _)| key)
-            .collect();
-        let failed = |error| failed(maps::REPORTS)(MapError::IoError(error));
-        // Not by its pin, which somebody may have removed.
-        let map = self.written.map(maps::REPORTS)?;
-        let mut closed = Vec::new();
-        for key in over {
-            let mut window = ReportWindow::EMPTY;
-            // SAFETY: key and value are those of the map, and made of integers alone.
-            let taken = unsafe { sys::take(map, &key, &mut window) };
-            // It may have been restarted since it was read: then what is taken is the new one, and
-            // the old one's attempts came with an event.
-            if taken.map_err(failed)? {
-                closed.push((key, window));
-            }
+    /// Closes the windows that are over and gives what they come to. `now_ns` is `CLOCK_BOOTTIME`.
+    pub fn close_windows(&mut self, now_ns: u64) -> Result<Vec<Closed>, EnforcerError> {
+        let mut closed = std::mem::take(&mut self.closed);
+        for own in self.own.values_mut() {
+            closed.extend(own.close(now_ns).map_err(own::failed(maps::REPORTS))?);
         }
         Ok(closed)
     }
 
     /// Gives what open windows hold so far, and closes them all: for the end.
-    pub fn close_all_windows(&mut self) -> Result<Vec<(ReportKey, ReportWindow)>, EnforcerError> {
+    pub fn close_all_windows(&mut self) -> Result<Vec<Closed>, EnforcerError> {
         self.close_windows(u64::MAX)
     }
 }

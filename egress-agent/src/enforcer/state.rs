@@ -7,11 +7,16 @@ use aya::{
 };
 use egress_common::{
     address::Address,
+    attempt::TCP,
     endpoint::{Endpoint, Gateway, Link, MAX_ENDPOINTS},
     maps::{self, AddressKey, Class, Config, DirectKey, NEXT_HOP, OWN},
 };
 use ipnet::IpNet;
-use std::{collections::BTreeMap, net::IpAddr, path::Path};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+    path::Path,
+};
 
 /// An endpoint as the maps shall hold it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +59,8 @@ impl EndpointState {
     }
 }
 
-/// A direct entry: packets that pass beside the gateway.
+/// A direct entry: packets that pass beside the gateway. Of `replies` the network is who may open,
+/// and the port the endpoint's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirectEntry {
     /// Where to.
@@ -98,12 +104,16 @@ impl Enforcer {
             cgroup: state.cgroup_id(),
             namespace: node::namespace().map_err(EnforcerError::Namespace)?,
         };
+        self.give_own(state.id)?;
         let mut map: Array<&mut MapData, Endpoint> = self.map(maps::ENDPOINTS)?;
         map.set(state.id, endpoint, 0)
             .map_err(failed(maps::ENDPOINTS))?;
         self.written.note(maps::ENDPOINTS, &state.id, &endpoint);
         for (key, role) in roles(state) {
             self.insert(maps::ADDRESSES, key, role)?;
+        }
+        for address in owned(state) {
+            self.insert(maps::OWNERS, address, state.id)?;
         }
         if let Some(cgroup) = state.cgroup {
             self.insert(maps::CGROUPS, cgroup.id, state.id)?;
@@ -133,6 +143,8 @@ impl Enforcer {
         })?;
         let addresses: Vec<_> = states.iter().flat_map(roles).map(|(key, _)| key).collect();
         self.retain::<AddressKey, u8>(maps::ADDRESSES, |key| addresses.contains(key))?;
+        let owned: HashSet<_> = states.iter().flat_map(owned).collect();
+        self.retain::<Address, u32>(maps::OWNERS, |key| owned.contains(key))?;
         self.retain::<u32, Link>(maps::LINKS, |key| {
             let mut links = states.iter().filter_map(|state| state.link.as_ref());
             links.any(|link| link.interface == *key)
@@ -147,6 +159,56 @@ impl Enforcer {
                     .map_err(failed(maps::ENDPOINTS))?;
             }
             self.written.note(maps::ENDPOINTS, &id, &Endpoint::NONE);
+            if id != 0 {
+                self.take_own(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes an id that was another's a new endpoint's: nothing of the other's is left.
+    pub fn renew(&mut self, id: u32) -> Result<(), EnforcerError> {
+        self.clear_counters(id)?;
+        self.take_own(id)
+    }
+
+    /// Writes who may open flows to endpoints of which policy, and forgets the rest, with the flows
+    /// that were opened by it. `inside` is the node and the cluster.
+    pub fn set_replies(
+        &mut self,
+        entries: &[(u32, DirectEntry)],
+        states: &[EndpointState],
+        inside: &[(IpNet, Class)],
+    ) -> Result<(), EnforcerError> {
+        let wanted: HashSet<_> = entries
+            .iter()
+            .map(|(policy, entry)| {
+                let bits = DirectKey::HEAD_BITS + prefix(&entry.network);
+                (bits, direct_key(*policy, entry))
+            })
+            .collect();
+        for (bits, key) in &wanted {
+            self.insert_prefix(maps::REPLIES, &Key::new(*bits, *key), 1)?;
+        }
+        let gone = self.retain_prefixes::<DirectKey>(maps::REPLIES, |key| {
+            wanted.contains(&(key.prefix_len(), key.data()))
+        })?;
+        if gone == 0 {
+            return Ok(());
+        }
+        for state in states {
+            self.retain_flows(state.id, |key, _| {
+                let remote = key.remote.to_ip();
+                let is_inside = || inside.iter().any(|(network, _)| network.contains(&remote));
+                let mut entries = entries.iter();
+                key.protocol == TCP && is_inside()
+                    || entries.any(|(policy, entry)| {
+                        *policy == state.policy
+                            && entry.network.contains(&remote)
+                            && entry.protocol == key.protocol
+                            && [0, key.local_port].contains(&entry.port)
+                    })
+            })?;
         }
         Ok(())
     }
@@ -165,7 +227,8 @@ impl Enforcer {
             wanted
                 .iter()
                 .any(|(bits, address, _)| *bits == key.prefix_len() && *address == key.data())
-        })
+        })?;
+        Ok(())
     }
 
     /// Writes the direct entries of all policies, new ones first, and forgets the rest: what
@@ -192,7 +255,8 @@ impl Enforcer {
             wanted
                 .iter()
                 .any(|(bits, data)| *bits == key.prefix_len() && *data == key.data())
-        })
+        })?;
+        Ok(())
     }
 
     /// A map of the object as aya's type for it.
@@ -231,24 +295,25 @@ impl Enforcer {
         Ok(())
     }
 
-    /// Removes the prefixes that are not kept.
+    /// Removes the prefixes that are not kept, and says how many.
     fn retain_prefixes<K: Pod>(
         &mut self,
         name: &'static str,
         keep: impl Fn(&Key<K>) -> bool,
-    ) -> Result<(), EnforcerError> {
+    ) -> Result<usize, EnforcerError> {
         let map: LpmTrie<&mut MapData, K, u8> = self.map(name)?;
         let gone: Vec<_> = map
             .keys()
             .filter_map(Result::ok)
             .filter(|key| !keep(key))
             .collect();
+        let count = gone.len();
         for key in gone {
             let mut map: LpmTrie<&mut MapData, K, u8> = self.map(name)?;
             map.remove(&key).map_err(failed(name))?;
             self.written.forget(name, &key);
         }
-        Ok(())
+        Ok(count)
     }
 
     fn retain<K: Pod, V: Pod>(
@@ -298,6 +363,12 @@ fn roles(state: &EndpointState) -> Vec<(AddressKey, u8)> {
         (key, role)
     });
     keyed.collect()
+}
+
+/// The addresses that are the endpoint's alone: behind a link.
+fn owned(state: &EndpointState) -> impl Iterator<Item = Address> {
+    let link = state.link.iter();
+    link.flat_map(|_| &state.addresses).map(|ip| (*ip).into())
 }
 
 /// For `map_err`: names the map.

@@ -13,6 +13,7 @@ use std::{
 };
 
 // enum bpf_cmd in include/uapi/linux/bpf.h.
+const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
@@ -22,11 +23,38 @@ const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
 /// BPF_F_BEFORE: with no program named, ahead of all.
 pub(super) const BEFORE: u32 = 1 << 3;
+
+// enum bpf_map_type.
+pub(super) const HASH: u32 = 1;
+pub(super) const LRU_HASH: u32 = 9;
+/// BPF_F_NO_PREALLOC: memory for what is there alone.
+pub(super) const NO_PREALLOC: u32 = 1;
+
+#[repr(C)]
+struct MapCreate {
+    shape: Shape,
+    inner_map: u32,
+    numa_node: u32,
+    name: [u8; 16],
+}
+
+#[repr(C)]
+struct Batch {
+    from: u64,
+    to: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
 
 #[repr(C)]
 struct LinkCreate {
@@ -255,6 +283,108 @@ pub(super) fn programs(interface: u32, attach_type: u32) -> io::Result<Vec<u32>>
     Ok(ids)
 }
 
+/// What a map is made of.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(super) struct Shape {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+}
+
+impl Shape {
+    pub(super) const fn of<K, V>(kind: u32, max_entries: u32, flags: u32) -> Self {
+        Self {
+            kind,
+            key_size: size_of::<K>() as u32,
+            value_size: size_of::<V>() as u32,
+            max_entries,
+            flags,
+        }
+    }
+}
+
+/// Makes a map; the kernel shows 15 bytes of its name.
+pub(super) fn map_create(name: &str, shape: &Shape) -> io::Result<OwnedFd> {
+    let mut attributes = MapCreate {
+        shape: *shape,
+        inner_map: 0,
+        numa_node: 0,
+        name: [0; 16],
+    };
+    for (to, from) in attributes.name[..15].iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
+    owned(bpf(BPF_MAP_CREATE, &attributes)?)
+}
+
+/// Puts a map into an array of maps.
+pub(super) fn put_map(outer: BorrowedFd<'_>, index: u32, map: BorrowedFd<'_>) -> io::Result<()> {
+    let (index, mut map) = (index.to_ne_bytes(), map.as_raw_fd().to_ne_bytes());
+    element(BPF_MAP_UPDATE_ELEM, outer, index.as_ptr(), map.as_mut_ptr()).map(drop)
+}
+
+/// Writes a value where the key has none.
+pub(super) fn insert_new<K, V>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
+    /// BPF_NOEXIST.
+    const NEW: u64 = 1;
+    let attributes = Element {
+        map: map.as_raw_fd() as u32,
+        reserved: 0,
+        key: (&raw const *key) as u64,
+        value: (&raw const *value) as u64,
+        flags: NEW,
+    };
+    match bpf(BPF_MAP_UPDATE_ELEM, &attributes) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// All that a hash map of at most so many entries holds, by one call.
+///
+/// # Safety
+/// Key and value are of the map's own sizes, and any bytes are a key and a value.
+pub(super) unsafe fn entries<K: Copy, V: Copy>(
+    map: BorrowedFd<'_>,
+    most: u32,
+) -> io::Result<Vec<(K, V)>> {
+    let room = most as usize;
+    let (mut keys, mut values) = (Vec::<K>::with_capacity(room), Vec::<V>::with_capacity(room));
+    let mut position = 0_u32;
+    let mut attributes = Batch {
+        from: 0,
+        to: (&raw mut position) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: most,
+        map: map.as_raw_fd() as u32,
+        element_flags: 0,
+        flags: 0,
+    };
+    // The kernel writes the number of entries into the attributes.
+    match bpf_mut(BPF_MAP_LOOKUP_BATCH, &mut attributes) {
+        // At the end of the map it says that there is nothing more.
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
+        Ok(_) | Err(_) => {}
+    }
+    let count = attributes.count.min(most) as usize;
+    // SAFETY: the kernel has written as many of both.
+    unsafe {
+        keys.set_len(count);
+        values.set_len(count);
+    }
+    Ok(keys.into_iter().zip(values).collect())
+}
+
+/// A value's bytes.
+pub(super) fn bytes<T: aya::Pod>(value: &T) -> &[u8] {
+    // SAFETY: Pod has no padding, so that all its bytes are initialised.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
 /// The value of a key; `None` where there is none.
 pub(super) fn lookup(
     map: BorrowedFd<'_>,
@@ -331,16 +461,19 @@ pub(super) unsafe fn take<K, V>(map: BorrowedFd<'_>, key: &K, value: &mut V) -> 
 }
 
 fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<i32> {
+    call(command, std::ptr::from_ref(attributes).cast_mut())
+}
+
+/// Where the kernel writes into the attributes.
+fn bpf_mut<T>(command: libc::c_long, attributes: &mut T) -> io::Result<i32> {
+    call(command, std::ptr::from_mut(attributes))
+}
+
+fn call<T>(command: libc::c_long, attributes: *mut T) -> io::Result<i32> {
     // SAFETY: the attributes are laid out as the kernel's union for this command, they and what
-    // they point to live for the call, and the kernel reads no more than the size given.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_ref(attributes),
-            size_of::<T>(),
-        )
-    };
+    // they point to live for the call, and the kernel reads no more than the size given; it writes
+    // to those of batches alone.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -22,7 +22,7 @@ use crate::enforcer::{
 };
 
 /// The maps that the enforcer alone writes.
-const WATCHED: [&str; 8] = [
+const WATCHED: [&str; 10] = [
     maps::CONFIG,
     maps::ENDPOINTS,
     maps::CGROUPS,
@@ -31,6 +31,8 @@ const WATCHED: [&str; 8] = [
     maps::DIRECT_HOSTS,
     maps::DIRECT_NETWORKS,
     maps::NETWORKS,
+    maps::REPLIES,
+    maps::OWNERS,
 ];
 
 /// BPF_MAP_TYPE_ARRAY (include/uapi/linux/bpf.h): all its keys are always there.
@@ -140,21 +142,17 @@ impl Written {
     /// Notes what was written.
     pub(super) fn note<K: aya::Pod, V: aya::Pod>(&mut self, name: &str, key: &K, value: &V) {
         if let Some(copy) = self.0.get_mut(name) {
-            copy.entries.insert(bytes(key), bytes(value));
+            let (key, value) = (sys::bytes(key), sys::bytes(value));
+            copy.entries.insert(key.to_vec(), value.to_vec());
         }
     }
 
     /// Forgets what was removed.
     pub(super) fn forget<K: aya::Pod>(&mut self, name: &str, key: &K) {
         if let Some(copy) = self.0.get_mut(name) {
-            copy.entries.remove(&bytes(key));
+            copy.entries.remove(sys::bytes(key));
         }
     }
-}
-
-fn bytes<T: aya::Pod>(value: &T) -> Vec<u8> {
-    // SAFETY: Pod has no padding, so that all its bytes are initialised.
-    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }.to_vec()
 }
 
 impl Enforcer {
@@ -164,6 +162,7 @@ impl Enforcer {
         let mut faults = self.mend_links();
         faults.extend(self.mend_order());
         faults.extend(self.mend_filters());
+        faults.extend(self.mend_own());
         let pins = self.pins.clone();
         for (name, copy) in &mut self.written.0 {
             faults.extend(copy.mend_pin(name, &bpffs::map(&pins, name)));

@@ -269,6 +269,7 @@ mod tests {
             attempt: attempt(Verdict::Deny, Some("direct_udp")),
             layer: "sendmsg".into(),
             repeats,
+            others: false,
             length: 0,
             cgroup: None,
         }

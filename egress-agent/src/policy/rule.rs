@@ -55,7 +55,8 @@ impl Transport {
     }
 }
 
-/// Packets that may pass beside the gateway; for the kernel's maps.
+/// Packets that may pass beside the gateway; for the kernel's maps. Of a rule of `replies` the
+/// network is who may open, and the ports are the workload's own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirectEntry {
     /// The network, host bits zero.

@@ -113,6 +113,10 @@ pub struct ClusterEgressSpec {
     /// What passes beside the gateway, unmonitored.
     #[serde(default)]
     pub direct: Vec<DirectRule>,
+    /// Whom else they may answer, beside the gateway and unmonitored, than the node and the
+    /// cluster.
+    #[serde(default)]
+    pub replies: Vec<ReplyRule>,
 }
 
 /// Every field that is written must fit.
@@ -251,6 +255,21 @@ pub struct DirectRule {
     /// To these networks.
     pub cidrs: Vec<Network>,
     /// On these ports; every port where none is written.
+    #[serde(default)]
+    pub ports: Vec<PortRange>,
+    /// By these transports; TCP where none is written.
+    #[serde(default)]
+    pub protocols: Vec<Transport>,
+}
+
+/// Who may open flows to workloads, on which these then answer. TCP of the node and the cluster
+/// needs no such rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReplyRule {
+    /// From these networks.
+    pub from: Vec<Network>,
+    /// To these ports of the workload; every port where none is written.
     #[serde(default)]
     pub ports: Vec<PortRange>,
     /// By these transports; TCP where none is written.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     port::PortRange,
     rule::{Allow, DirectEntry, Mode, Rule, Transport},
-    schema::{ClusterEgressPolicy, DirectRule, EgressPolicy, EgressRule},
+    schema::{ClusterEgressPolicy, EgressPolicy, EgressRule, Network},
 };
 
 /// What an endpoint may be known as.
@@ -42,6 +42,8 @@ pub struct Selected {
     pub rules: Vec<Rule>,
     /// What passes beside it.
     pub direct: Vec<DirectEntry>,
+    /// Who may open flows to it beside the node and the cluster.
+    pub replies: Vec<DirectEntry>,
 }
 
 impl Policies {
@@ -115,9 +117,9 @@ impl Policy {
     }
 
     fn append_to(&self, selected: &mut Selected) {
-        let (egress, direct): (&[EgressRule], &[DirectRule]) = match self {
-            Self::Namespaced(p) => (&p.spec.egress, &[]),
-            Self::Cluster(p) => (&p.spec.egress, &p.spec.direct),
+        let egress = match self {
+            Self::Namespaced(p) => &p.spec.egress,
+            Self::Cluster(p) => &p.spec.egress,
         };
         let name = self.name();
         for (index, rule) in egress.iter().enumerate() {
@@ -126,12 +128,18 @@ impl Policy {
                 allow: allow(rule),
             });
         }
-        for (index, rule) in direct.iter().enumerate() {
-            direct_entries(
-                rule,
-                &format!("{name} direct[{index}]"),
-                &mut selected.direct,
-            );
+        let Self::Cluster(p) = self else {
+            return;
+        };
+        for (index, rule) in p.spec.direct.iter().enumerate() {
+            let name = format!("{name} direct[{index}]");
+            let entries = entries(&rule.cidrs, &rule.ports, &rule.protocols, &name);
+            selected.direct.extend(entries);
+        }
+        for (index, rule) in p.spec.replies.iter().enumerate() {
+            let name = format!("{name} replies[{index}]");
+            let entries = entries(&rule.from, &rule.ports, &rule.protocols, &name);
+            selected.replies.extend(entries);
         }
     }
 }
@@ -149,25 +157,33 @@ fn allow(rule: &EgressRule) -> Allow {
     }
 }
 
-fn direct_entries(rule: &DirectRule, name: &str, entries: &mut Vec<DirectEntry>) {
-    let ports = match rule.ports.as_slice() {
+/// Every network with every transport and range of ports.
+fn entries(
+    networks: &[Network],
+    ports: &[PortRange],
+    transports: &[Transport],
+    rule: &str,
+) -> Vec<DirectEntry> {
+    let ports = match ports {
         [] => &[PortRange::ALL],
         ports => ports,
     };
-    let transports = match rule.protocols.as_slice() {
+    let transports = match transports {
         [] => &[Transport::Tcp],
-        protocols => protocols,
+        transports => transports,
     };
-    for network in &rule.cidrs {
+    let mut entries = Vec::new();
+    for network in networks {
         for &transport in transports {
             entries.extend(ports.iter().map(|&ports| DirectEntry {
                 network: network.0,
                 transport,
                 ports,
-                rule: name.to_owned(),
+                rule: rule.to_owned(),
             }));
         }
     }
+    entries
 }
 
 /// An empty list is no condition; a condition is never met by what is not known.

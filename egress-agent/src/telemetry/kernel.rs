@@ -1,9 +1,10 @@
 //! Kernel events as records.
 
+use crate::enforcer::own::Closed;
 use crate::telemetry::record::{Attempt, Bypass, EndpointRef, Event, Protocol, Verdict};
 use egress_common::{
     address::Address,
-    event::{self, ReportKey, ReportWindow},
+    event,
     verdict::{DropReason, Layer},
 };
 
@@ -22,33 +23,41 @@ pub fn bypass(event: &event::Event, name: impl Fn(u32) -> String) -> Event {
         },
         layer: layer(event.layer),
         repeats: 0,
+        others: false,
         length: 0,
         cgroup: None,
     })
 }
 
+/// The first attempt of a window that no event has told of: there was no room for one.
+pub fn first(closed: &Closed, audit: bool, name: impl Fn(u32) -> String) -> Event {
+    Event::Bypass(of_window(closed, 0, audit, name))
+}
+
 /// How many more there were of a key, once its window is over.
-pub fn repeated(
-    key: &ReportKey,
-    window: &ReportWindow,
-    audit: bool,
-    name: impl Fn(u32) -> String,
-) -> Event {
-    Event::BypassRepeated(Bypass {
+pub fn repeated(closed: &Closed, audit: bool, name: impl Fn(u32) -> String) -> Event {
+    Event::BypassRepeated(of_window(closed, closed.repeats, audit, name))
+}
+
+fn of_window(closed: &Closed, repeats: u64, audit: bool, name: impl Fn(u32) -> String) -> Bypass {
+    let key = &closed.key;
+    let others = key.is_others();
+    Bypass {
         attempt: Attempt {
             endpoint: endpoint(key.endpoint, name),
             process: Default::default(),
             destination: destination(key.destination),
-            port: key.port,
-            protocol: Protocol::from(key.protocol),
+            port: if others { 0 } else { key.port },
+            protocol: Protocol::from(if others { 0 } else { key.protocol }),
             verdict: if audit { Verdict::Audit } else { Verdict::Deny },
             reason: Some(reason(key.reason)),
         },
-        layer: layer(window.layer),
-        repeats: window.attempts.saturating_sub(1),
+        layer: layer(closed.layer),
+        repeats,
+        others,
         length: 0,
         cgroup: None,
-    })
+    }
 }
 
 fn endpoint(id: u32, name: impl Fn(u32) -> String) -> EndpointRef {

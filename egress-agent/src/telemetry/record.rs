@@ -251,6 +251,9 @@ pub struct Bypass {
     /// For `bypass.repeated`, how many more; otherwise 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub repeats: u64,
+    /// Whether it stands for attempts to many destinations, which had no room to be told apart.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub others: bool,
     /// Bytes in the packet, where there was one.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub length: u64,

@@ -3,7 +3,6 @@
 
 use egress_common::{
     endpoint::MODE_ENFORCE,
-    maps,
     origin::{Origin, Published},
     process::Process,
     verdict::{DropReason, Verdict},
@@ -98,7 +97,7 @@ fn an_old_origin_opens_nothing() {
             reserved: 0,
             origin,
         };
-        kernel.insert(maps::ORIGINS, published.source, published);
+        kernel.publish(published);
         assert!(!kernel.gateway_ingress(frame), "{frame:02x?}");
         assert_eq!(kernel.all_counts(), strangers(count), "{frame:02x?}");
     }

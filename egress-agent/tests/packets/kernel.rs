@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions,
-    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
+    maps::{Array, ArrayOfMaps, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
     programs::{CgroupSkb, SchedClassifier},
 };
 use egress_agent::enforcer::OBJECT;
@@ -13,7 +13,7 @@ use egress_common::{
     address::Address,
     endpoint::Endpoint,
     event::{ReportKey, ReportWindow},
-    maps::{self, AddressKey, Config, DirectKey, MAX_COUNTERS, counter},
+    maps::{self, AddressKey, Config, DirectKey, MAX_COUNTERS, OWN, counter},
     origin::{Origin, OriginQuery, Published},
     verdict::DropReason,
 };
@@ -64,7 +64,31 @@ impl Kernel {
             let program: &mut CgroupSkb = program.try_into().unwrap();
             program.load().expect("root, to load a program");
         }
-        Self(ebpf)
+        let mut kernel = Self(ebpf);
+        for endpoint in [0, scene::ID] {
+            kernel.give_own(endpoint);
+        }
+        kernel
+    }
+
+    /// Gives an endpoint the maps that are its own, made as the object says.
+    fn give_own(&mut self, endpoint: u32) {
+        let object = aya_obj::Object::parse(OBJECT).unwrap();
+        for name in maps::PER_ENDPOINT {
+            let inner = object.maps[name].inner().unwrap();
+            // Without the object's type information, which is not at hand here.
+            let plain = aya_obj::Map::new_from_params(
+                inner.map_type(),
+                inner.key_size(),
+                inner.value_size(),
+                inner.max_entries(),
+                inner.map_flags(),
+            );
+            let map = MapData::create(plain, name, None).unwrap();
+            let outer = self.0.map_mut(name).unwrap();
+            let mut outer: ArrayOfMaps<&mut MapData> = outer.try_into().unwrap();
+            outer.set(endpoint, &map, 0).unwrap();
+        }
     }
 
     /// What the programs say, to be polled; they say everything, since nobody set a level.
@@ -149,28 +173,36 @@ impl Kernel {
 
     /// The report window of a key, if one is open.
     pub(crate) fn report(&self, key: &ReportKey) -> Option<ReportWindow> {
-        self.get(maps::REPORTS, key)
+        let reports: HashMap<_, ReportKey, ReportWindow> = self.own(maps::REPORTS, key.endpoint);
+        reports.get(key, 0).ok()
+    }
+
+    /// Notes an origin of the endpoint by hand.
+    pub(crate) fn publish(&mut self, published: Published) {
+        let mut origins = self.origins();
+        origins.insert(published.source, published, 0).unwrap();
     }
 
     /// What is published for a source.
     pub(crate) fn origin(&self, source: &OriginQuery) -> Option<Origin> {
-        self.get(maps::ORIGINS, source)
-            .map(|published: Published| published.origin)
+        let published = self.origins().get(source, 0).ok();
+        published.map(|published| published.origin)
     }
 
     /// Forgets what was published for a source, if anything was.
     pub(crate) fn forget_origin(&mut self, source: &OriginQuery) {
-        if self.origin(source).is_some() {
-            let map = self.0.map_mut(maps::ORIGINS).unwrap();
-            let mut map: HashMap<&mut MapData, OriginQuery, Published> = map.try_into().unwrap();
-            map.remove(source).unwrap();
-        }
+        // Never published is as good.
+        self.origins().remove(source).ok();
     }
 
-    fn get<K: Pod, V: Pod>(&self, name: &str, key: &K) -> Option<V> {
-        let map = self.0.map(name).unwrap();
-        let map: HashMap<&MapData, K, V> = map.try_into().unwrap();
-        map.get(key, 0).ok()
+    fn origins(&self) -> HashMap<MapData, OriginQuery, Published> {
+        self.own(maps::ORIGINS, scene::ID)
+    }
+
+    fn own<K: Pod, V: Pod>(&self, name: &str, endpoint: u32) -> HashMap<MapData, K, V> {
+        let outer: ArrayOfMaps<&MapData, HashMap<MapData, K, V>> =
+            self.0.map(name).unwrap().try_into().unwrap();
+        outer.get(&endpoint, 0).unwrap()
     }
 }
 
@@ -215,6 +247,9 @@ impl Kernel {
                 address: scene::address(text),
             };
             self.insert(maps::ADDRESSES, key, role);
+            if role & OWN != 0 {
+                self.insert(maps::OWNERS, key.address, scene::ID);
+            }
         }
     }
 

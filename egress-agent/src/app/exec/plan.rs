@@ -178,6 +178,7 @@ pub(super) async fn plan(
                 true => loopback_entries(),
                 false => Vec::new(),
             },
+            replies: Vec::new(),
             state,
             rules: allowed.rules.clone(),
         }],

@@ -121,12 +121,12 @@ impl fmt::Display for Bypass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:<5} ", self.attempt.verdict)?;
         who(&self.attempt, f)?;
-        write!(
-            f,
-            " {} {}",
-            self.attempt.protocol,
-            destination(&self.attempt)
-        )?;
+        if self.others {
+            f.write_str(" to other destinations")?;
+        } else {
+            let to = destination(&self.attempt);
+            write!(f, " {} {to}", self.attempt.protocol)?;
+        }
         reason(&self.attempt, f)?;
         write!(f, " at {}", self.layer)?;
         match self.repeats {

@@ -58,6 +58,7 @@ fn every_kind_survives_json() {
             },
             layer: "tc_ingress".into(),
             repeats: 0,
+            others: false,
             length: 60,
             cgroup: None,
         }),
