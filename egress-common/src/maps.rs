@@ -204,6 +204,13 @@ pub struct FlowKey {
     pub reserved: [u8; 3],
 }
 
+/// [`Flow::stage`]: a first packet has come.
+pub const OPENED: u32 = 0;
+/// [`Flow::stage`]: the endpoint has taken the connection.
+pub const ANSWERED: u32 = 1;
+/// [`Flow::stage`]: the endpoint has closed its direction.
+pub const CLOSING: u32 = 2;
+
 /// What is known of a flow.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -211,8 +218,8 @@ pub struct FlowKey {
 pub struct Flow {
     /// When it was opened or, to a second, answered last: nanoseconds of `CLOCK_MONOTONIC`.
     pub seen_ns: u64,
-    /// 1 once the endpoint has closed its direction.
-    pub is_closing: u32,
+    /// [`OPENED`] and what follows.
+    pub stage: u32,
     /// Zero.
     pub reserved: u32,
 }

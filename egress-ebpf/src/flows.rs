@@ -8,7 +8,7 @@ use egress_common::{
     attempt::{Attempt, TCP, TCP_FIN, TCP_RST, TCP_SYN, UDP},
     decide::Tables,
     endpoint::Endpoint,
-    maps::{Class, Flow, FlowKey},
+    maps::{ANSWERED, CLOSING, Class, Flow, FlowKey, OPENED},
     packet::parse_ip,
     verdict::Layer,
 };
@@ -33,12 +33,36 @@ pub(crate) fn note(skb: &Skb, at: u32, endpoint: &Endpoint) {
         protocol: attempt.protocol,
         reserved: [0; 3],
     };
+    let is_gateway = maps::config().is_none_or(|config| config.gateway.is_at(&key.remote));
     match attempt.protocol {
+        TCP | UDP if is_gateway => {}
         TCP if attempt.opens() => open(endpoint, &key),
         // Whatever the endpoint makes of it, the flow does not need its place any more.
-        TCP if attempt.tcp_flags & TCP_RST != 0 => demote(endpoint.id, &key, false),
+        TCP if attempt.tcp_flags & TCP_RST != 0 => demote(endpoint.id, &key, OPENED),
+        TCP => complete(endpoint.id, &key),
         UDP => open(endpoint, &key),
         _ => {}
+    }
+}
+
+/// The last step of a handshake, or any segment after it.
+#[inline(always)]
+fn complete(endpoint: u32, key: &FlowKey) {
+    // SAFETY: a value of this map for as long as the program runs, and a word of it.
+    let is_answered = |flow: *mut Flow| unsafe { (*flow).stage == ANSWERED };
+    if opened(endpoint, key).is_some_and(is_answered) {
+        establish(endpoint, key);
+    }
+}
+
+/// A flow gets a place that it keeps. Without one it stays where it is.
+#[inline(always)]
+fn establish(endpoint: u32, key: &FlowKey) {
+    let (Some(flows), Some(opening)) = (maps::flows(endpoint), maps::opening(endpoint)) else {
+        return;
+    };
+    if flows.insert(key, flow(now(), ANSWERED), 0).is_ok() {
+        opening.remove(key).ok();
     }
 }
 
@@ -55,16 +79,12 @@ fn open(endpoint: &Endpoint, key: &FlowKey) {
         return;
     }
     // A full table forgets its oldest flow, whose answers are then denied: closed, not open.
-    opening.insert(key, flow(now, false), 0).ok();
+    opening.insert(key, flow(now, OPENED), 0).ok();
 }
 
 /// TCP of the node and the cluster, and what the policy says.
 #[inline(always)]
 fn may_open(endpoint: &Endpoint, key: &FlowKey) -> bool {
-    let is_gateway = maps::config().is_none_or(|config| config.gateway.is_at(&key.remote));
-    if is_gateway {
-        return false;
-    }
     let is_inside = Maps(core::ptr::null_mut()).class_of(&key.remote) != Class::Outside;
     is_inside && key.protocol == TCP || maps::may_open(endpoint.policy, key)
 }
@@ -94,7 +114,7 @@ fn segment_answers(endpoint: u32, key: &FlowKey, flags: u8) -> bool {
     let ends = flags & (TCP_FIN | TCP_RST) != 0;
     if let Some(known) = flows.get_ptr_mut(key) {
         if ends {
-            demote(endpoint, key, true);
+            demote(endpoint, key, CLOSING);
         } else {
             // SAFETY: a value of this map for as long as the program runs, and a word of it.
             unsafe { refresh(known) };
@@ -107,11 +127,13 @@ fn segment_answers(endpoint: u32, key: &FlowKey, flags: u8) -> bool {
     // SAFETY: as above.
     unsafe {
         refresh(known);
-        // Whoever has sent more than its SYN has been answered.
-        let is_established = flags & TCP_SYN == 0 && (*known).is_closing == 0 && !ends;
-        if is_established && flows.insert(key, flow(now(), false), 0).is_ok() {
-            if let Some(opening) = maps::opening(endpoint) {
-                opening.remove(key).ok();
+        let stage = &raw mut (*known).stage;
+        if ends {
+            stage.write_volatile(CLOSING);
+        } else if stage.read_volatile() != CLOSING {
+            stage.write_volatile(ANSWERED);
+            if flags & TCP_SYN == 0 {
+                establish(endpoint, key);
             }
         }
     }
@@ -129,11 +151,11 @@ fn opened(endpoint: u32, key: &FlowKey) -> Option<*mut Flow> {
 
 /// An established flow goes to those that are forgotten.
 #[inline(always)]
-fn demote(endpoint: u32, key: &FlowKey, is_closing: bool) {
+fn demote(endpoint: u32, key: &FlowKey, stage: u32) {
     let (Some(flows), Some(opening)) = (maps::flows(endpoint), maps::opening(endpoint)) else {
         return;
     };
-    if flows.get_ptr(key).is_some() && opening.insert(key, flow(now(), is_closing), 0).is_ok() {
+    if flows.get_ptr(key).is_some() && opening.insert(key, flow(now(), stage), 0).is_ok() {
         flows.remove(key).ok();
     }
 }
@@ -153,10 +175,10 @@ unsafe fn refresh(flow: *mut Flow) {
 }
 
 #[inline(always)]
-fn flow(seen_ns: u64, is_closing: bool) -> Flow {
+fn flow(seen_ns: u64, stage: u32) -> Flow {
     Flow {
         seen_ns,
-        is_closing: is_closing.into(),
+        stage,
         reserved: 0,
     }
 }

@@ -6,9 +6,7 @@ use core::ffi::c_void;
 use egress_common::{
     attempt::Attempt,
     endpoint::{Endpoint, MODE_AUDIT},
-    event::{
-        Event, KIND_AUDIT, KIND_DROPPED, ReportKey, WINDOW_NS, previous_started,
-    },
+    event::{Event, KIND_AUDIT, KIND_DROPPED, ReportKey, WINDOW_NS, previous_started},
     process::Process,
     verdict::DropReason,
 };

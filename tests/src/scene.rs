@@ -90,10 +90,18 @@ impl Scene {
     /// # Errors
     /// Where it cannot be started.
     pub fn curl(&self, arguments: &[&str]) -> Result<Finished> {
+        self.curl_in(&self.pod, arguments)
+    }
+
+    /// The same in another pod.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub fn curl_in(&self, pod: &Pod, arguments: &[&str]) -> Result<Finished> {
         let authority = self.world.internet.authority().display().to_string();
         let mut line = vec!["curl", "-sS", "--max-time", "10", "--cacert", &authority];
         line.extend(arguments);
-        self.pod.run(&line)
+        pod.run(&line)
     }
 }
 

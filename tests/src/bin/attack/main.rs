@@ -6,6 +6,7 @@
 )]
 
 mod datagram;
+mod flood;
 mod frame;
 mod packet;
 mod raw;
@@ -50,6 +51,14 @@ fn make(arguments: &[&str]) -> Result<()> {
             let sent = datagram::flood(address(to)?, Duration::from_millis(number(millis)?))?;
             println!("sent {sent}");
             Ok(())
+        }
+        ["udp-sweep", to, count] => {
+            println!("sent {}", flood::sweep(ip(to)?, number(count)?)?);
+            Ok(())
+        }
+        ["syns", from, to, count] => {
+            let (from, to) = (from.parse()?, to.parse()?);
+            Ok(flood::syns(from, to, number(count)?)?)
         }
         ["udp-held", to] => Ok(datagram::held(address(to)?, wait)?),
         ["tcp", to] => Ok(stream::connect(address(to)?)?),

@@ -2,7 +2,7 @@
 
 use std::{
     io, mem,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
 };
 
@@ -61,7 +61,16 @@ fn socket(to: IpAddr, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
     }
 }
 
-fn send_to(socket: &OwnedFd, to: IpAddr, bytes: &[u8]) -> io::Result<()> {
+/// For IPv4 packets with their headers.
+pub(crate) fn header_socket() -> io::Result<OwnedFd> {
+    socket(
+        Ipv4Addr::UNSPECIFIED.into(),
+        libc::SOCK_RAW,
+        libc::IPPROTO_RAW,
+    )
+}
+
+pub(crate) fn send_to(socket: &OwnedFd, to: IpAddr, bytes: &[u8]) -> io::Result<()> {
     // A raw IPv6 socket refuses a port other than its protocol or 0.
     let (address, length) = sockaddr(SocketAddr::new(to, 0));
     // SAFETY: bytes and address outlive the call and are as long as is said.
