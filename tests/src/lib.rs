@@ -11,6 +11,7 @@ pub mod agent;
 pub mod bpf;
 pub mod capture;
 pub mod cgroup;
+pub mod echo;
 pub mod exec;
 pub mod host_pod;
 pub mod internet;

@@ -4,15 +4,15 @@
 use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
-    process::{Child, Stdio},
     thread,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use egress_tests::{
     agent::{Agent, Config},
+    echo::{self, Echo},
     pod::Pod,
-    process::PATIENCE,
+    process::{self, PATIENCE},
     records::Record,
     scene::Scene,
     tools,
@@ -100,42 +100,15 @@ fn connections_to_the_gateway_that_are_never_finished() -> Result<()> {
     Ok(())
 }
 
-/// A server in the pod that answers each line, on as many connections as come.
-fn echo(pod: &Pod) -> Result<Child> {
-    let script = "import socket, threading\n\
-                  s = socket.create_server(('', 8080)); print('listening', flush=True)\n\
-                  def serve(c):\n\
-                  \x20   for line in c.makefile('rb'): c.sendall(line)\n\
-                  while True: threading.Thread(target=serve, args=(s.accept()[0],), daemon=True).start()";
-    let mut server = pod
-        .command("python3")?
-        .args(["-c", script])
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut line = [0; 9];
-    let output = server.stdout.as_mut().context("its output is a pipe")?;
-    output.read_exact(&mut line)?;
-    Ok(server)
-}
-
-fn exchange(stream: &mut TcpStream) -> Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(b"hello\n")?;
-    let mut answer = [0; 6];
-    stream.read_exact(&mut answer)?;
-    ensure!(answer == *b"hello\n", "{answer:?}");
-    Ok(())
-}
-
 #[test]
 fn a_flood_of_inbound_connections_ends_no_established_one() -> Result<()> {
     let scene = Scene::new()?;
     let _agent = scene.enforce(&Config::default())?;
-    let mut server = echo(&scene.pod)?;
+    let _server = Echo::start(scene.pod.command("python3")?)?;
     let node = &scene.world.node;
-    let to = SocketAddr::new(IpAddr::from(scene.pod.address4), 8080);
-    let mut established = node.enter(|| TcpStream::connect_timeout(&to, PATIENCE))??;
-    exchange(&mut established)?;
+    let to = IpAddr::from(scene.pod.address4);
+    let mut established = node.enter(|| echo::connect(to))??;
+    echo::speak(&mut established)?;
     // From the node to a port where nobody listens: each is remembered until it is refused.
     let from = scene.pod.gateway4.to_string();
     let closed = format!("{}:9", scene.pod.address4);
@@ -143,19 +116,16 @@ fn a_flood_of_inbound_connections_ends_no_established_one() -> Result<()> {
         let attack = tools::attack()?;
         let mut flood = node.command(attack);
         flood.args(["syns", &from, &closed, SYNS]);
-        egress_tests::process::finish(&mut flood, PATIENCE)?.ok()?;
+        process::finish(&mut flood, PATIENCE)?.ok()?;
         Ok(())
     };
     flood()?;
-    exchange(&mut established)?;
+    echo::speak(&mut established)?;
     flood()?;
-    exchange(&mut established)?;
+    echo::speak(&mut established)?;
     // And new ones are taken.
-    let mut new = node.enter(|| TcpStream::connect_timeout(&to, PATIENCE))??;
-    exchange(&mut new)?;
-    server.kill()?;
-    server.wait()?;
-    Ok(())
+    let mut new = node.enter(|| echo::connect(to))??;
+    echo::speak(&mut new)
 }
 
 #[test]

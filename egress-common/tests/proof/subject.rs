@@ -50,7 +50,10 @@ pub(crate) fn judge_call(call: &Attempted, named: IpAddr, world: &World) -> Verd
         Hook::Sendmsg | Hook::Packet => Layer::Sendmsg,
     };
     let port = call.destination_port.unwrap_or(0);
-    let attempt = Attempt::call(layer, call.protocol, named.into(), port);
+    let attempt = Attempt {
+        source_port: call.source_port.unwrap_or(0),
+        ..Attempt::call(layer, call.protocol, named.into(), port)
+    };
     on(&attempt, world)
 }
 

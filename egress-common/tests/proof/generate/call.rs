@@ -22,15 +22,19 @@ pub(crate) fn call(from: &mut Choices<'_>, world: &World) -> (Attempted, IpAddr)
     };
     let hook = from.pick(&[Hook::Connect, Hook::Sendmsg]);
     let usual = if hook == Hook::Connect { 6 } else { 17 };
+    let protocol = from.mostly(usual, 8, |from| from.pick(&[6, 17]));
+    let destination_port = Some(pool::port(from, world));
+    // A datagram's socket may be bound.
+    let is_bound = protocol == 17 && from.once_in(2);
     let call = Attempted {
         hook,
         source: None,
         destination: named.to_canonical(),
-        protocol: from.mostly(usual, 8, |from| from.pick(&[6, 17])),
-        source_port: None,
-        destination_port: Some(pool::port(from, world)),
+        protocol,
+        source_port: Some(if is_bound { pool::port(from, world) } else { 0 }),
+        destination_port,
         icmp_type: None,
-        opens: false,
+        opens: protocol == 6,
     };
     (call, named)
 }

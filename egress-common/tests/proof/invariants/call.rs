@@ -11,7 +11,7 @@ use super::{
         generate,
         naive::{Attempted, Hook},
         subject::{judge_call, shown},
-        world::{Place, World},
+        world::{ENDPOINT, Flow, Place, World},
     },
     equal, poorer,
 };
@@ -50,18 +50,26 @@ fn is_host_itself(call: &Attempted) -> bool {
     call.destination.is_loopback() || call.destination.is_unspecified()
 }
 
-/// Never outside but by a direct entry, and never names.
+/// Never outside but by a direct entry or as an answer, and never names.
 fn may_go(call: &Attempted, port: u16, world: &World) -> bool {
     let to = call.destination;
     let is_service = port == world.resolver || call.protocol == 6 && port == world.proxy;
     let within =
         world.flags & PRIVATE_LOOPBACK != 0 && (is_host_itself(call) || world.own.contains(&to));
     let direct = world.goes_direct(call.protocol, to, port);
+    let answers = call.protocol == 17
+        && world.was_opened(&Flow {
+            endpoint: ENDPOINT,
+            remote: to,
+            remote_port: port,
+            local_port: call.source_port.unwrap_or(0),
+            protocol: 17,
+        });
     port != 53
         && if is_gateway(call, world) {
             is_service
         } else {
-            within || direct
+            within || direct || answers
         }
 }
 

@@ -109,5 +109,5 @@ fn is_reply(it: &Attempted, world: &World) -> bool {
         local_port,
         protocol: it.protocol,
     };
-    it.hook != Hook::Connect && !it.opens && world.was_opened(&flow)
+    !it.opens && world.was_opened(&flow)
 }
