@@ -6,6 +6,7 @@ pub mod bpffs;
 pub mod cgroup;
 pub mod clsact;
 pub mod counters;
+pub mod direct;
 pub mod events;
 mod filters;
 pub mod inspect;
@@ -19,11 +20,12 @@ use crate::enforcer::{
     attach::AttachError,
     bpffs::BpffsError,
     clsact::Links,
+    direct::DirectEntries,
     filters::Placed,
     tamper::{Held, Written},
 };
 use aya::{Btf, Ebpf, EbpfLoader, include_bytes_aligned, programs::Program};
-use egress_common::maps::PINNED;
+use egress_common::maps::{self, PINNED};
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
@@ -94,6 +96,19 @@ pub enum EnforcerError {
     Full(String),
 }
 
+/// For how many direct entries there is to be room. A hash costs the kernel 16 bytes for each that
+/// it may ever hold, whether it does or not: 32 MiB in all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// For as many as the object says.
+    Full,
+    /// For a handful.
+    Few,
+}
+
+/// [`Room::Few`].
+const FEW: u32 = 256;
+
 /// The loaded programs of one instance, with its pins.
 pub struct Enforcer {
     ebpf: Ebpf,
@@ -105,12 +120,14 @@ pub struct Enforcer {
     held: BTreeMap<PathBuf, Held>,
     /// What the maps shall hold.
     written: Written,
+    /// The direct entries among that, by policy, where that is known.
+    direct: Option<DirectEntries>,
 }
 
 impl Enforcer {
     /// Loads the programs. Maps that `pins` holds are taken over with all that is in them, and
     /// missing ones are made and pinned there. Nothing is attached yet.
-    pub fn load(pins: &Path) -> Result<Self, EnforcerError> {
+    pub fn load(pins: &Path, room: Room) -> Result<Self, EnforcerError> {
         bpffs::prepare(pins)?;
         let btf = Btf::from_sys_fs().map_err(EnforcerError::Btf)?;
         let mut loader = EbpfLoader::new();
@@ -121,20 +138,28 @@ impl Enforcer {
         for name in PINNED {
             loader.map_pin_path(name, bpffs::map(pins, name));
         }
+        if room == Room::Few {
+            loader
+                .map_max_entries(maps::DIRECT_HOSTS, FEW)
+                .map_max_entries(maps::DIRECT_NETWORKS, FEW);
+        }
         let mut ebpf = loader
             .load(OBJECT)
             .map_err(|error| EnforcerError::Load(Box::new(error)))?;
         for (name, program) in ebpf.programs_mut() {
             load_program(program).map_err(|error| refused(name, &error))?;
         }
-        Ok(Self {
+        let mut enforcer = Self {
             ebpf,
             pins: pins.to_owned(),
             links: Links::of_this_kernel(),
             filters: HashMap::new(),
             held: BTreeMap::new(),
             written: Written::open(pins)?,
-        })
+            direct: None,
+        };
+        enforcer.adopt_direct()?;
+        Ok(enforcer)
     }
 
     /// Where maps and links are pinned.

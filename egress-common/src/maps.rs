@@ -58,10 +58,10 @@ pub const PINNED: &[&str] = &[
 
 /// Addresses of all endpoints and their next hops that a node can hold.
 pub const MAX_ADDRESSES: u32 = MAX_ENDPOINTS * 16;
-/// Direct entries of whole addresses that a node can hold.
-pub const MAX_DIRECT_HOSTS: u32 = 65_536;
-/// Direct entries of networks that a node can hold.
-pub const MAX_DIRECT_NETWORKS: u32 = 65_536;
+/// Direct entries of whole addresses that a node can hold: a million, and as many that replace them.
+pub const MAX_DIRECT_HOSTS: u32 = 2_097_152;
+/// Direct entries of networks that a node can hold: a million, and as many that replace them.
+pub const MAX_DIRECT_NETWORKS: u32 = 2_097_152;
 /// Networks that a node can know.
 pub const MAX_NETWORKS: u32 = 4_096;
 /// Inbound flows that are remembered; where they do not suffice, replies are denied.

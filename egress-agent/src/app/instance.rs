@@ -3,7 +3,7 @@
 use crate::{
     app::plan::{Plan, PlanError},
     enforcer::{
-        Enforcer, EnforcerError,
+        Enforcer, EnforcerError, Room,
         attach::{AttachError, detach_filters},
         bpffs,
         cgroup::{self, CgroupError},
@@ -182,8 +182,9 @@ impl Instance {
         gateway: &GatewayPlan,
         plan: &Plan,
         node: &Node,
+        room: Room,
     ) -> Result<Self, InstanceError> {
-        let mut enforcer = Enforcer::load(&bpffs::instance(name))?;
+        let mut enforcer = Enforcer::load(&bpffs::instance(name), room)?;
         let log = enforcer.log();
         let (report, reports) = mpsc::unbounded_channel();
         enforcer.forward_events(report)?;
@@ -295,7 +296,8 @@ impl Instance {
             .map(|plan| plan.state.clone())
             .collect();
         self.enforcer.set_networks(&plan.networks)?;
-        self.enforcer.set_direct(&plan.direct())?;
+        let direct = plan.direct();
+        self.enforcer.set_direct(&direct)?;
         for state in &states {
             if !self.names.contains_key(&state.id) && !self.enforcer.is_endpoint(state)? {
                 self.enforcer.clear_counters(state.id)?;
@@ -318,6 +320,8 @@ impl Instance {
                 source,
             })?;
         self.enforcer.retain_endpoints(&states)?;
+        // Nobody has their numbers any more.
+        self.enforcer.retain_direct(&direct)?;
         self.names = plan
             .endpoints
             .iter()

@@ -1,4 +1,4 @@
-//! What the maps hold: the instance's configuration, endpoints, links, networks, direct entries.
+//! What the maps hold: the instance's configuration, endpoints, links, networks.
 
 use crate::enforcer::{Enforcer, EnforcerError, bpffs, cgroup::CgroupId, node};
 use aya::{
@@ -8,17 +8,21 @@ use aya::{
 use egress_common::{
     address::Address,
     endpoint::{Endpoint, Gateway, Link, MAX_ENDPOINTS},
-    maps::{self, AddressKey, Class, Config, DirectKey, NEXT_HOP, OWN},
+    maps::{self, AddressKey, Class, Config, NEXT_HOP, OWN},
 };
 use ipnet::IpNet;
-use std::{collections::BTreeMap, net::IpAddr, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    net::IpAddr,
+    path::Path,
+};
 
 /// An endpoint as the maps shall hold it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointState {
     /// 1 to [`MAX_ENDPOINTS`] - 1.
     pub id: u32,
-    /// The policy's number.
+    /// The number of its direct entries, see [`Enforcer::set_direct`].
     pub policy: u32,
     /// [`egress_common::endpoint::MODE_ENFORCE`] or [`egress_common::endpoint::MODE_AUDIT`].
     pub mode: u8,
@@ -52,17 +56,6 @@ impl EndpointState {
     fn cgroup_id(&self) -> u64 {
         self.cgroup.map_or(0, |cgroup| cgroup.id)
     }
-}
-
-/// A direct entry: packets that pass beside the gateway.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DirectEntry {
-    /// Where to.
-    pub network: IpNet,
-    /// The IP protocol number.
-    pub protocol: u8,
-    /// The port; 0 for every port.
-    pub port: u16,
 }
 
 impl Enforcer {
@@ -128,19 +121,15 @@ impl Enforcer {
 
     /// Forgets endpoints, cgroups and links that are none of these endpoints'.
     pub fn retain_endpoints(&mut self, states: &[EndpointState]) -> Result<(), EnforcerError> {
-        self.retain::<u64, u32>(maps::CGROUPS, |key| {
-            states.iter().any(|state| state.cgroup_id() == *key)
-        })?;
-        let addresses: Vec<_> = states.iter().flat_map(roles).map(|(key, _)| key).collect();
+        let cgroups: HashSet<_> = states.iter().map(EndpointState::cgroup_id).collect();
+        self.retain::<u64, u32>(maps::CGROUPS, |key| cgroups.contains(key))?;
+        let addresses: HashSet<_> = states.iter().flat_map(roles).map(|(key, _)| key).collect();
         self.retain::<AddressKey, u8>(maps::ADDRESSES, |key| addresses.contains(key))?;
-        self.retain::<u32, Link>(maps::LINKS, |key| {
-            let mut links = states.iter().filter_map(|state| state.link.as_ref());
-            links.any(|link| link.interface == *key)
-        })?;
-        for id in 0..MAX_ENDPOINTS {
-            if states.iter().any(|state| state.id == id) {
-                continue;
-            }
+        let links = states.iter().filter_map(|state| state.link.as_ref());
+        let links: HashSet<_> = links.map(|link| link.interface).collect();
+        self.retain::<u32, Link>(maps::LINKS, |key| links.contains(key))?;
+        let ids: BTreeSet<_> = states.iter().map(|state| state.id).collect();
+        for id in (0..MAX_ENDPOINTS).filter(|id| !ids.contains(id)) {
             let mut map: Array<&mut MapData, Endpoint> = self.map(maps::ENDPOINTS)?;
             if map.get(&id, 0).map_err(failed(maps::ENDPOINTS))?.id != 0 {
                 map.set(id, Endpoint::NONE, 0)
@@ -161,37 +150,10 @@ impl Enforcer {
             let key = Key::new(*bits, *address);
             self.insert_prefix(maps::NETWORKS, &key, *class as u8)?;
         }
+        let kept = wanted.iter().map(|(bits, address, _)| (*bits, *address));
+        let kept: HashSet<(u32, Address)> = kept.collect();
         self.retain_prefixes::<Address>(maps::NETWORKS, |key| {
-            wanted
-                .iter()
-                .any(|(bits, address, _)| *bits == key.prefix_len() && *address == key.data())
-        })
-    }
-
-    /// Writes the direct entries of all policies, new ones first, and forgets the rest: what
-    /// stays is never away.
-    pub fn set_direct(&mut self, entries: &[(u32, DirectEntry)]) -> Result<(), EnforcerError> {
-        let (hosts, networks): (Vec<_>, Vec<_>) = entries
-            .iter()
-            .map(|(policy, entry)| (entry, direct_key(*policy, entry)))
-            .partition(|(entry, _)| entry.network.prefix_len() == entry.network.max_prefix_len());
-        for (_, key) in &hosts {
-            self.insert(maps::DIRECT_HOSTS, *key, 1_u8)?;
-        }
-        self.retain::<DirectKey, u8>(maps::DIRECT_HOSTS, |key| {
-            hosts.iter().any(|(_, host)| host == key)
-        })?;
-        let wanted: Vec<_> = networks
-            .iter()
-            .map(|(entry, key)| (DirectKey::HEAD_BITS + prefix(&entry.network), *key))
-            .collect();
-        for (bits, key) in &wanted {
-            self.insert_prefix(maps::DIRECT_NETWORKS, &Key::new(*bits, *key), 1)?;
-        }
-        self.retain_prefixes::<DirectKey>(maps::DIRECT_NETWORKS, |key| {
-            wanted
-                .iter()
-                .any(|(bits, data)| *bits == key.prefix_len() && *data == key.data())
+            kept.contains(&(key.prefix_len(), key.data()))
         })
     }
 
@@ -285,6 +247,20 @@ pub fn pinned_ids(pins: &Path) -> Result<BTreeMap<u64, u32>, EnforcerError> {
     map.iter().collect::<Result<_, _>>().map_err(failed)
 }
 
+/// The policies' numbers that an earlier agent gave, by endpoint.
+pub fn pinned_policies(pins: &Path) -> Result<BTreeMap<u32, u32>, EnforcerError> {
+    let pin = bpffs::map(pins, maps::ENDPOINTS);
+    if !pin.exists() {
+        return Ok(BTreeMap::new());
+    }
+    let failed = failed(maps::ENDPOINTS);
+    let map = MapData::from_pin(pin).map_err(&failed)?;
+    let map: Array<_, Endpoint> = Array::try_from(aya::maps::Map::Array(map)).map_err(&failed)?;
+    let endpoints: Vec<Endpoint> = map.iter().collect::<Result<_, _>>().map_err(failed)?;
+    let endpoints = endpoints.into_iter().filter(|endpoint| endpoint.id != 0);
+    Ok(endpoints.map(|it| (it.id, it.policy)).collect())
+}
+
 /// The endpoint's addresses and its next hop's.
 fn roles(state: &EndpointState) -> Vec<(AddressKey, u8)> {
     let own = state.addresses.iter().map(|ip| (ip, OWN));
@@ -308,18 +284,8 @@ pub(super) fn failed(name: &'static str) -> impl Fn(aya::maps::MapError) -> Enfo
     }
 }
 
-fn direct_key(policy: u32, entry: &DirectEntry) -> DirectKey {
-    DirectKey {
-        policy,
-        port: entry.port,
-        protocol: entry.protocol,
-        reserved: 0,
-        address: entry.network.network().into(),
-    }
-}
-
 /// The prefix length of a network in the mapped form.
-fn prefix(network: &IpNet) -> u32 {
+pub(super) fn prefix(network: &IpNet) -> u32 {
     match network {
         IpNet::V4(network) => 96 + u32::from(network.prefix_len()),
         IpNet::V6(network) => u32::from(network.prefix_len()),

@@ -13,8 +13,13 @@ use super::{
     select::{Policies, Policy},
 };
 
-/// The largest file that is read: far more than any policy needs, far less than memory.
-const FILE_MAX: u64 = 16 << 20;
+/// The largest file that is read: a million direct entries, each a rule of its own, have some
+/// 80 MiB.
+const FILE_MAX: u64 = 128 << 20;
+
+/// The most values of one document. A file that is not too large has no more that matter, and what
+/// aliases multiply is bounded by the library in other ways.
+const NODES_MAX: usize = 32 << 20;
 
 /// Why a policy file is refused. One line each.
 #[derive(Debug, Error)]
@@ -27,8 +32,8 @@ pub enum LoadError {
         /// Why.
         error: io::Error,
     },
-    /// The file is larger than 16 MiB.
-    #[error("{path}: larger than 16 MiB; split it")]
+    /// The file is larger than 128 MiB.
+    #[error("{path}: larger than 128 MiB; split it")]
     Large {
         /// The file.
         path: PathBuf,
@@ -147,7 +152,7 @@ impl Document<'_> {
     }
 
     fn typed<T: DeserializeOwned>(&self, path: &Path) -> Result<T, LoadError> {
-        serde_saphyr::from_str(self.text).map_err(|error| {
+        serde_saphyr::from_str_with_options(self.text, options()).map_err(|error| {
             let error = error.without_snippet();
             self.content(path, error.location(), message(error))
         })
@@ -166,6 +171,16 @@ impl Document<'_> {
             column,
             what,
         }
+    }
+}
+
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_events: 2 * NODES_MAX,
+            max_nodes: NODES_MAX,
+            max_total_scalar_bytes: FILE_MAX as usize,
+        },
     }
 }
 

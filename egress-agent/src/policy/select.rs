@@ -1,6 +1,6 @@
 //! Which policies apply to an endpoint, and what they come to.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     port::PortRange,
@@ -9,7 +9,7 @@ use super::{
 };
 
 /// What an endpoint may be known as.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// Its namespace; none outside a cluster.
     pub namespace: Option<String>,
@@ -28,9 +28,9 @@ pub enum Policy {
     Cluster(ClusterEgressPolicy),
 }
 
-/// All policies that were loaded.
+/// All policies that were loaded. A clone shares them.
 #[derive(Clone, Debug, Default)]
-pub struct Policies(Vec<Policy>);
+pub struct Policies(Arc<Vec<Policy>>);
 
 /// What the policies that select an endpoint come to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,7 +47,12 @@ pub struct Selected {
 impl Policies {
     /// Adds the policies of one more file.
     pub fn add(&mut self, policies: Vec<Policy>) {
-        self.0.extend(policies);
+        Arc::make_mut(&mut self.0).extend(policies);
+    }
+
+    /// Whether the other is a clone of this.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// In the order they were loaded.
@@ -57,24 +62,58 @@ impl Policies {
 
     /// What holds for this endpoint.
     pub fn select(&self, identity: &Identity) -> Selected {
-        self.collect(|policy| policy.selects(identity))
+        self.collect(&self.selecting(identity))
     }
 
     /// What all of them come to, selectors aside: for a single command.
     pub fn all(&self) -> Selected {
-        self.collect(|_| true)
+        self.collect(&(0..self.0.len()).collect::<Vec<_>>())
     }
 
-    fn collect(&self, mut applies: impl FnMut(&Policy) -> bool) -> Selected {
-        let mut selected = Selected::default();
-        for policy in self.0.iter().filter(|policy| applies(policy)) {
-            selected.mode = match (selected.mode, policy.mode()) {
-                (None | Some(Mode::Audit), mode) => Some(mode),
-                (Some(Mode::Enforce), _) => Some(Mode::Enforce),
-            };
-            policy.append_to(&mut selected);
+    /// Which of them, by their places in the order of loading, are about this endpoint.
+    pub fn selecting(&self, identity: &Identity) -> Vec<usize> {
+        let selecting = self.0.iter().enumerate();
+        let selecting = selecting.filter(|(_, policy)| policy.selects(identity));
+        selecting.map(|(place, _)| place).collect()
+    }
+
+    /// Those of the places whose policies let something pass beside the gateway.
+    pub fn with_direct(&self, places: &[usize]) -> Vec<usize> {
+        let places = places.iter().copied();
+        let with = places.filter(|place| !self.0[*place].sections().1.is_empty());
+        with.collect()
+    }
+
+    /// Enforce where any of these says so, Audit where all do, none where there are none.
+    pub fn mode(&self, places: &[usize]) -> Option<Mode> {
+        let modes = places.iter().map(|place| self.0[*place].mode());
+        modes.reduce(|a, b| match (a, b) {
+            (Mode::Audit, Mode::Audit) => Mode::Audit,
+            (Mode::Enforce, _) | (_, Mode::Enforce) => Mode::Enforce,
+        })
+    }
+
+    /// What may be reached through the gateway, by the policies in these places.
+    pub fn rules(&self, places: &[usize]) -> Vec<Rule> {
+        let rules = places.iter().flat_map(|place| self.0[*place].rules());
+        rules.collect()
+    }
+
+    /// What passes beside the gateway, by the policies in these places.
+    pub fn direct(&self, places: &[usize]) -> Vec<DirectEntry> {
+        let mut entries = Vec::new();
+        for place in places {
+            self.0[*place].append_direct(&mut entries);
         }
-        selected
+        entries
+    }
+
+    fn collect(&self, places: &[usize]) -> Selected {
+        Selected {
+            mode: self.mode(places),
+            rules: self.rules(places),
+            direct: self.direct(places),
+        }
     }
 }
 
@@ -114,24 +153,27 @@ impl Policy {
         }
     }
 
-    fn append_to(&self, selected: &mut Selected) {
-        let (egress, direct): (&[EgressRule], &[DirectRule]) = match self {
+    /// `egress` and `direct`.
+    fn sections(&self) -> (&[EgressRule], &[DirectRule]) {
+        match self {
             Self::Namespaced(p) => (&p.spec.egress, &[]),
             Self::Cluster(p) => (&p.spec.egress, &p.spec.direct),
-        };
-        let name = self.name();
-        for (index, rule) in egress.iter().enumerate() {
-            selected.rules.push(Rule {
-                name: format!("{name} egress[{index}]"),
-                allow: allow(rule),
-            });
         }
+    }
+
+    fn rules(&self) -> impl Iterator<Item = Rule> {
+        let (name, (egress, _)) = (self.name(), self.sections());
+        let rules = egress.iter().enumerate();
+        rules.map(move |(index, rule)| Rule {
+            name: format!("{name} egress[{index}]"),
+            allow: allow(rule),
+        })
+    }
+
+    fn append_direct(&self, entries: &mut Vec<DirectEntry>) {
+        let (name, (_, direct)) = (self.name(), self.sections());
         for (index, rule) in direct.iter().enumerate() {
-            direct_entries(
-                rule,
-                &format!("{name} direct[{index}]"),
-                &mut selected.direct,
-            );
+            direct_entries(rule, &format!("{name} direct[{index}]").into(), entries);
         }
     }
 }
@@ -149,7 +191,7 @@ fn allow(rule: &EgressRule) -> Allow {
     }
 }
 
-fn direct_entries(rule: &DirectRule, name: &str, entries: &mut Vec<DirectEntry>) {
+fn direct_entries(rule: &DirectRule, name: &Arc<str>, entries: &mut Vec<DirectEntry>) {
     let ports = match rule.ports.as_slice() {
         [] => &[PortRange::ALL],
         ports => ports,
@@ -164,7 +206,7 @@ fn direct_entries(rule: &DirectRule, name: &str, entries: &mut Vec<DirectEntry>)
                 network: network.0,
                 transport,
                 ports,
-                rule: name.to_owned(),
+                rule: Arc::clone(name),
             }));
         }
     }
@@ -246,7 +288,7 @@ spec:
         assert_eq!(selected.rules[0].name, "EgressPolicy shop/orders egress[0]");
         assert_eq!(selected.rules[1].name, "EgressPolicy shop/orders egress[1]");
         assert_eq!(
-            selected.direct[0].rule,
+            &*selected.direct[0].rule,
             "ClusterEgressPolicy base direct[0]"
         );
         assert_eq!(selected.direct[0].transport, Transport::Udp);
