@@ -133,6 +133,9 @@ impl Document<'_> {
     }
 
     fn parse(&self, path: &Path) -> Result<Policy, LoadError> {
+        if let Some(policy) = self.parse_at_once(path) {
+            return Ok(policy);
+        }
         const KINDS: &str = "\"EgressPolicy\" or \"ClusterEgressPolicy\"";
         let header: Header = self.typed(path)?;
         match header.kind.as_ref().map(|kind| kind.value.as_str()) {
@@ -149,6 +152,19 @@ impl Document<'_> {
                 Err(self.content(path, None, what))
             }
         }
+    }
+
+    /// Where the kind stands plainly on a line of its own, the document need not be read twice.
+    /// None where anything is not as it seems: then reading it twice tells what is wrong.
+    fn parse_at_once(&self, path: &Path) -> Option<Policy> {
+        let mut lines = self.text.lines();
+        let kind = lines.find_map(|line| line.strip_prefix("kind:"))?.trim();
+        let policy = match kind {
+            "EgressPolicy" => self.typed::<EgressPolicy>(path).map(Policy::Namespaced),
+            "ClusterEgressPolicy" => self.typed::<ClusterEgressPolicy>(path).map(Policy::Cluster),
+            _ => return None,
+        };
+        policy.ok().filter(|policy| policy.kind() == kind)
     }
 
     fn typed<T: DeserializeOwned>(&self, path: &Path) -> Result<T, LoadError> {

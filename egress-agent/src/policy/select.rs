@@ -129,6 +129,14 @@ impl Policy {
         }
     }
 
+    /// `kind`, as it was written.
+    pub fn kind(&self) -> &str {
+        match self {
+            Self::Namespaced(p) => &p.kind,
+            Self::Cluster(p) => &p.kind,
+        }
+    }
+
     /// Its mode.
     pub fn mode(&self) -> Mode {
         match self {
