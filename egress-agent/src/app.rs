@@ -8,4 +8,5 @@ pub mod names;
 pub mod plan;
 pub mod posture;
 pub mod run;
+mod shared;
 pub mod status;

@@ -136,7 +136,7 @@ fn endpoints(generation: u64, rules: Vec<Rule>, relay_loopback: bool) -> Endpoin
             endpoint(ENFORCED, "enforced", Mode::Enforce),
             endpoint(AUDITED, "audited", Mode::Audit),
         ],
-        policies: BTreeMap::from([(1, rules)]),
+        policies: BTreeMap::from([(1, rules.into())]),
         refused: RefusedNetworks::default(),
     }
 }

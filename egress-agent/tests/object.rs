@@ -51,8 +51,8 @@ const MAPS: [(&str, Shape); 19] = {
         ("CGROUPS", (HASH, 8, 4, 4_096)),
         ("LINKS", (HASH, 4, 16, 1_024)),
         ("ADDRESSES", (HASH, 20, 1, 16_384)),
-        ("DIRECT_HOSTS", (HASH, 24, 1, 65_536)),
-        ("DIRECT_NETWORKS", (LPM_TRIE, 28, 1, 65_536)),
+        ("DIRECT_HOSTS", (HASH, 24, 1, 2_097_152)),
+        ("DIRECT_NETWORKS", (LPM_TRIE, 28, 1, 2_097_152)),
         ("NETWORKS", (LPM_TRIE, 20, 1, 4_096)),
         ("REPLIES", (LPM_TRIE, 28, 1, 65_536)),
         ("OWNERS", (HASH, 16, 4, 16_384)),
@@ -83,8 +83,9 @@ const PER_ENDPOINT: [(&str, Shape); 4] = {
 const NOT_PINNED: [&str; 2] = [".rodata", "AYA_LOGS"];
 
 /// Bytes of keys and values that all maps hold together when they are full, counting one CPU: what
-/// an agent costs a node at worst, without the kernel's own overhead per entry.
-const MEMORY_BUDGET: u64 = 16 << 20;
+/// an agent costs a node at worst, without the kernel's own overhead per entry. Most of it are two
+/// million direct entries of either kind, which take memory as they come.
+const MEMORY_BUDGET: u64 = 128 << 20;
 
 fn elf() -> object::File<'static> {
     object::File::parse(OBJECT).unwrap()

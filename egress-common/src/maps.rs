@@ -75,10 +75,10 @@ pub const PER_ENDPOINT: [&str; 4] = [FLOWS, OPENING, ORIGINS, REPORTS];
 
 /// Addresses of all endpoints and their next hops that a node can hold.
 pub const MAX_ADDRESSES: u32 = MAX_ENDPOINTS * 16;
-/// Direct entries of whole addresses that a node can hold.
-pub const MAX_DIRECT_HOSTS: u32 = 65_536;
-/// Direct entries of networks that a node can hold.
-pub const MAX_DIRECT_NETWORKS: u32 = 65_536;
+/// Direct entries of whole addresses that a node can hold: a million, and as many that replace them.
+pub const MAX_DIRECT_HOSTS: u32 = 2_097_152;
+/// Direct entries of networks that a node can hold: a million, and as many that replace them.
+pub const MAX_DIRECT_NETWORKS: u32 = 2_097_152;
 /// Networks that a node can know.
 pub const MAX_NETWORKS: u32 = 4_096;
 /// Entries of [`REPLIES`] that a node can hold.
@@ -122,8 +122,8 @@ pub struct Config {
     pub reserved: u32,
 }
 
-/// The key of a direct entry, and of one of [`REPLIES`]: there the address is who may open, and
-/// the port the endpoint's own. `port` 0 stands for every port. As the data of a trie's key its
+/// The key of a direct entry, and of one of [`REPLIES`]: there the policy is the endpoint's id, the
+/// address who may open, and the port the endpoint's own. `port` 0 stands for every port. As the data of a trie's key its
 /// first eight bytes are always compared whole.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

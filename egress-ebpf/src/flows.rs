@@ -86,7 +86,7 @@ fn open(endpoint: &Endpoint, key: &FlowKey) {
 #[inline(always)]
 fn may_open(endpoint: &Endpoint, key: &FlowKey) -> bool {
     let is_inside = Maps(core::ptr::null_mut()).class_of(&key.remote) != Class::Outside;
-    is_inside && key.protocol == TCP || maps::may_open(endpoint.policy, key)
+    is_inside && key.protocol == TCP || maps::may_open(endpoint.id, key)
 }
 
 /// Whether the attempt answers on such a flow.

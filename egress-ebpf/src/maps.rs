@@ -136,11 +136,11 @@ pub(crate) fn network(address: &Address) -> Option<u8> {
     NETWORKS.get(&Key::new(128, *address)).copied()
 }
 
-/// Whether the address may open this flow to an endpoint of this policy, whoever it is.
+/// Whether the address may open this flow to the endpoint, whoever it is.
 #[inline(always)]
-pub(crate) fn may_open(policy: u32, flow: &FlowKey) -> bool {
+pub(crate) fn may_open(endpoint: u32, flow: &FlowKey) -> bool {
     let mut key = DirectKey {
-        policy,
+        policy: endpoint,
         port: flow.local_port,
         protocol: flow.protocol,
         reserved: 0,

@@ -156,6 +156,22 @@ impl Map {
         Ok(())
     }
 
+    /// Every key, while nobody else writes.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn keys(&self) -> Result<Vec<Vec<u8>>> {
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        loop {
+            let mut next = vec![0_u8; self.key_size];
+            let last = keys.last().map_or(std::ptr::null(), |key| key.as_ptr());
+            if !self.element(MAP_GET_NEXT_KEY, last, next.as_mut_ptr())? {
+                return Ok(keys);
+            }
+            keys.push(next);
+        }
+    }
+
     /// Removes every key.
     ///
     /// # Errors

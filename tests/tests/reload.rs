@@ -48,16 +48,18 @@ fn expect_refused(scene: &Scene, agent: &Agent<'_>, words: &str) -> Result<()> {
 fn more_entries_than_a_map_holds_change_nothing() -> Result<()> {
     let scene = Scene::new()?;
     let agent = scene.enforce(&Config::default())?;
-    // 70 addresses of 1,000 ports each: more than 65,536.
+    // 2,100 addresses of 1,000 ports each: more than 2,097,152.
     let mut direct = String::from(
         "\x20   - cidrs: [\"198.51.100.7/32\"]\n\x20     protocols: [UDP]\n\x20     ports: [4000]\n",
     );
-    let cidrs: Vec<_> = (0..70).map(|n| format!("198.51.100.{n}/32")).collect();
+    let cidrs: Vec<_> = (0..2_100)
+        .map(|n| format!("198.51.{}.{}/32", 100 + n / 256, n % 256))
+        .collect();
     direct.push_str(&format!(
         "\x20   - cidrs: {cidrs:?}\n\x20     protocols: [UDP]\n\x20     ports: [\"5000-5999\"]\n"
     ));
     agent.reload(&another_policy(&direct))?;
-    expect_refused(&scene, &agent, "there is room for 65536")
+    expect_refused(&scene, &agent, "there is room for 2097152")
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::{
     app::plan::{Plan, PlanError},
     enforcer::{
-        Enforcer, EnforcerError,
+        Enforcer, EnforcerError, Room,
         attach::{AttachError, detach_filters},
         bpffs,
         cgroup::{self, CgroupError},
@@ -184,8 +184,9 @@ impl Instance {
         gateway: &GatewayPlan,
         plan: &Plan,
         node: &Node,
+        room: Room,
     ) -> Result<Self, InstanceError> {
-        let mut enforcer = Enforcer::load(&bpffs::instance(name))?;
+        let mut enforcer = Enforcer::load(&bpffs::instance(name), room)?;
         let log = enforcer.log();
         let (report, reports) = mpsc::unbounded_channel();
         enforcer.forward_events(report)?;
@@ -297,9 +298,9 @@ impl Instance {
             .map(|plan| plan.state.clone())
             .collect();
         self.enforcer.set_networks(&plan.networks)?;
-        self.enforcer.set_direct(&plan.direct())?;
-        self.enforcer
-            .set_replies(&plan.replies(), &states, &plan.networks)?;
+        let direct = plan.direct();
+        self.enforcer.set_direct(&direct)?;
+        self.enforcer.set_replies(&plan.replies(), &plan.networks)?;
         for state in &states {
             if !self.plan.has(state.id) && !self.enforcer.is_endpoint(state)? {
                 self.enforcer.renew(state.id)?;
@@ -322,6 +323,8 @@ impl Instance {
                 source,
             })?;
         self.enforcer.retain_endpoints(&states)?;
+        // Nobody has their numbers any more.
+        self.enforcer.retain_direct(&direct)?;
         // Those of endpoints that have gone stay for their last records.
         self.names.extend(plan.endpoints.iter().map(|plan| {
             let audit = plan.state.mode == egress_common::endpoint::MODE_AUDIT;

@@ -1,11 +1,13 @@
 //! What an instance shall be: endpoints and policies put together, before the kernel is touched.
 
 use crate::{
+    app::shared::{Content, Contents, Direct, Numbers},
     config::{Config, EndpointConfig},
     enforcer::{
         cgroup::{self, CgroupError},
+        direct::{DirectEntries, DirectEntry},
         node::{Node, NodeError, link_local},
-        state::{DirectEntry, EndpointState, LinkState},
+        state::{EndpointState, LinkState},
     },
     gateway::protocol,
     policy::{
@@ -22,6 +24,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// Ports of one direct entry that are written out one by one; more must be written as all.
@@ -103,12 +106,12 @@ pub struct EndpointPlan {
     pub interface: Option<String>,
     /// For the maps.
     pub state: EndpointState,
-    /// For the gateway.
-    pub rules: Vec<Rule>,
-    /// For the maps.
-    pub direct: Vec<DirectEntry>,
+    /// For the gateway; shared with endpoints that the same policies select.
+    pub rules: Arc<Vec<Rule>>,
+    /// For the maps; shared likewise.
+    pub direct: Direct,
     /// For the maps: who may open flows to it beside the node and the cluster.
-    pub replies: Vec<DirectEntry>,
+    pub replies: Direct,
 }
 
 impl EndpointPlan {
@@ -132,8 +135,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// From a configuration and its policies. Ids follow `ids`, the names of an earlier plan, so
-    /// that an endpoint keeps its own.
+    /// From a configuration and its policies. Ids and numbers follow `ids`, those of an earlier
+    /// plan, so that an endpoint keeps its own.
     pub async fn make(
         config: &Config,
         policies: &Policies,
@@ -145,8 +148,15 @@ impl Plan {
         let mut endpoints = Vec::new();
         for endpoint in &config.endpoints {
             let id = ids.of(&endpoint.name, &endpoint.cgroup);
-            let planned = plan_endpoint(endpoint, policies, node, id, generation, missing);
+            let content = ids.contents.select(policies, identity(endpoint))?;
+            let planned = plan_endpoint(endpoint, content, node, id, generation, missing);
             endpoints.push(planned.await?);
+        }
+        let direct = endpoints.iter();
+        let direct = direct.map(|plan: &EndpointPlan| (plan.state.id, Arc::clone(&plan.direct)));
+        let numbers = ids.numbers.assign(&direct.collect::<Vec<_>>());
+        for plan in &mut endpoints {
+            plan.state.policy = numbers.get(&plan.state.id).copied().unwrap_or_default();
         }
         let cluster = config.cluster_networks.iter();
         let mut networks: Vec<_> = cluster.map(|network| (*network, Class::Cluster)).collect();
@@ -159,6 +169,16 @@ impl Plan {
 
     /// What the gateway is told.
     pub fn for_gateway(&self, generation: u64) -> protocol::Endpoints {
+        // Rules that endpoints share have the first one's id for a number.
+        let mut policies = BTreeMap::new();
+        let mut numbers = BTreeMap::new();
+        for plan in &self.endpoints {
+            let number = *numbers.entry(Arc::as_ptr(&plan.rules)).or_insert_with(|| {
+                policies.insert(plan.state.id, Arc::clone(&plan.rules));
+                plan.state.id
+            });
+            debug_assert!(policies.contains_key(&number));
+        }
         let endpoints = self.endpoints.iter().map(|plan| protocol::Endpoint {
             id: plan.state.id,
             name: plan.name.clone(),
@@ -166,13 +186,9 @@ impl Plan {
                 MODE_AUDIT => Mode::Audit,
                 _ => Mode::Enforce,
             },
-            policy: plan.state.policy,
+            policy: numbers[&Arc::as_ptr(&plan.rules)],
             relay_loopback: plan.state.flags & egress_common::endpoint::RELAY_LOOPBACK != 0,
         });
-        let policies = self.endpoints.iter();
-        let policies: BTreeMap<_, _> = policies
-            .map(|plan| (plan.state.policy, plan.rules.clone()))
-            .collect();
         protocol::Endpoints {
             generation,
             endpoints: endpoints.collect(),
@@ -209,26 +225,17 @@ impl Plan {
         endpoints.find(|endpoint| endpoint.interface.as_deref() == Some(name))
     }
 
-    /// All direct entries, by policy.
-    pub fn direct(&self) -> Vec<(u32, DirectEntry)> {
-        self.by_policy(|plan| &plan.direct)
-    }
-
-    /// Who may open flows, by the policy of the endpoints.
+    /// Who may open flows to an endpoint of this id.
     pub fn replies(&self) -> Vec<(u32, DirectEntry)> {
-        self.by_policy(|plan| &plan.replies)
+        let plans = self.endpoints.iter();
+        let entries = plans.flat_map(|plan| plan.replies.iter().map(|it| (plan.state.id, *it)));
+        entries.collect()
     }
 
-    fn by_policy(
-        &self,
-        entries: impl Fn(&EndpointPlan) -> &Vec<DirectEntry>,
-    ) -> Vec<(u32, DirectEntry)> {
+    /// All direct entries, by the policy's number.
+    pub fn direct(&self) -> DirectEntries {
         let plans = self.endpoints.iter();
-        let entries = plans.flat_map(|plan| {
-            let policy = plan.state.policy;
-            let entries = entries(plan).iter();
-            entries.map(move |entry| (policy, entry.clone()))
-        });
+        let entries = plans.map(|plan| (plan.state.policy, Arc::clone(&plan.direct)));
         entries.collect()
     }
 
@@ -241,20 +248,8 @@ impl Plan {
         fn count<T: Ord>(new: impl Iterator<Item = T>, old: impl Iterator<Item = T>) -> usize {
             new.chain(old).collect::<BTreeSet<_>>().len()
         }
-        let is_host = |(_, entry): &(u32, DirectEntry)| {
-            entry.network.prefix_len() == entry.network.max_prefix_len()
-        };
-        let keys = |plan: &Self, hosts: bool| {
-            let entries = plan.direct().into_iter();
-            let entries = entries.filter(move |entry| is_host(entry) == hosts);
-            let keys = entries.map(|(policy, it)| (policy, it.network, it.protocol, it.port));
-            keys.collect::<Vec<_>>().into_iter()
-        };
-        let replies = |plan: &Self| {
-            let entries = plan.replies().into_iter();
-            let keys = entries.map(|(policy, it)| (policy, it.network, it.protocol, it.port));
-            keys.collect::<Vec<_>>().into_iter()
-        };
+        let direct = |hosts: bool| together(&self.direct(), &old.direct(), hosts);
+        let replies = |plan: &Self| plan.replies().into_iter();
         let networks = |plan: &Self| plan.networks.clone().into_iter().map(|(it, _)| it);
         let tables = [
             (
@@ -269,12 +264,12 @@ impl Plan {
             ),
             (
                 "direct entries of single addresses",
-                count(keys(self, true), keys(old, true)),
+                direct(true),
                 maps::MAX_DIRECT_HOSTS as usize,
             ),
             (
                 "direct entries of networks",
-                count(keys(self, false), keys(old, false)),
+                direct(false),
                 maps::MAX_DIRECT_NETWORKS as usize,
             ),
             (
@@ -310,19 +305,23 @@ impl Plan {
     }
 }
 
-/// The ids of names: those of an earlier agent, by cgroup, and new ones.
+/// The ids of names: those of an earlier agent, by cgroup, and new ones; and the numbers of policies.
 #[derive(Debug, Clone, Default)]
 pub struct Ids {
     names: BTreeMap<String, u32>,
     adopted: BTreeMap<u64, u32>,
+    numbers: Numbers,
+    contents: Contents,
 }
 
 impl Ids {
-    /// With those that an earlier agent gave.
-    pub fn new(adopted: BTreeMap<u64, u32>) -> Self {
+    /// With those that an earlier agent gave: ids by cgroup, and policies' numbers by id.
+    pub fn new(adopted: BTreeMap<u64, u32>, policies: BTreeMap<u32, u32>) -> Self {
         Self {
             names: BTreeMap::new(),
             adopted,
+            numbers: Numbers::new(policies),
+            contents: Contents::default(),
         }
     }
 
@@ -363,21 +362,25 @@ impl Ids {
     }
 }
 
+fn identity(config: &EndpointConfig) -> Identity {
+    Identity {
+        namespace: config.namespace.clone(),
+        service_account: config.service_account.clone(),
+        labels: config.labels.clone(),
+    }
+}
+
+/// All but the number of its direct entries, for which the others must be known.
 async fn plan_endpoint(
     config: &EndpointConfig,
-    policies: &Policies,
+    content: Content,
     node: &Node,
     id: u32,
     generation: u32,
     missing: Missing,
 ) -> Result<EndpointPlan, PlanError> {
-    let selected = policies.select(&Identity {
-        namespace: config.namespace.clone(),
-        service_account: config.service_account.clone(),
-        labels: config.labels.clone(),
-    });
     // An endpoint that no policy selects allows nothing and, unless told otherwise, says so.
-    let mode = config.mode.or(selected.mode).unwrap_or(Mode::Enforce);
+    let mode = config.mode.or(content.mode).unwrap_or(Mode::Enforce);
     let waits = missing == Missing::Wait;
     let cgroup = match cgroup::identify(&config.cgroup) {
         Ok(cgroup) => Some(cgroup),
@@ -417,7 +420,7 @@ async fn plan_endpoint(
         interface: config.interface.clone(),
         state: EndpointState {
             id,
-            policy: id,
+            policy: 0,
             mode: match mode {
                 Mode::Enforce => MODE_ENFORCE,
                 Mode::Audit => MODE_AUDIT,
@@ -428,9 +431,9 @@ async fn plan_endpoint(
             cgroup,
             link,
         },
-        rules: selected.rules,
-        direct: direct_entries(&selected.direct)?,
-        replies: direct_entries(&selected.replies)?,
+        rules: content.rules,
+        direct: content.direct,
+        replies: content.replies,
     })
 }
 
@@ -474,7 +477,32 @@ pub fn node_networks(addresses: &[IpAddr]) -> impl Iterator<Item = (IpNet, Class
         .map(|address| (IpNet::from(*address), Class::Node))
 }
 
-fn direct_entries(
+/// How many direct entries, of single addresses or of networks, the tables have while they have
+/// both.
+fn together(new: &DirectEntries, old: &DirectEntries, hosts: bool) -> usize {
+    let count = |entries: &[DirectEntry]| {
+        let entries = entries.iter().filter(|entry| entry.is_host() == hosts);
+        entries.count()
+    };
+    let policies: BTreeSet<_> = new.keys().chain(old.keys()).collect();
+    let counts = policies.into_iter().map(|policy| {
+        let (Some(new), Some(old)) = (new.get(policy), old.get(policy)) else {
+            let one = new.get(policy).or(old.get(policy));
+            return one.map_or(0, |entries| count(entries));
+        };
+        if Arc::ptr_eq(new, old) {
+            return count(new);
+        }
+        // Both are in order.
+        let lost = old.iter().filter(|entry| entry.is_host() == hosts);
+        let lost = lost.filter(|entry| new.binary_search(entry).is_err());
+        count(new) + lost.count()
+    });
+    counts.sum()
+}
+
+/// In order and each once, so that they can be compared.
+pub(super) fn direct_entries(
     entries: &[crate::policy::rule::DirectEntry],
 ) -> Result<Vec<DirectEntry>, PlanError> {
     let mut all = Vec::new();
@@ -487,7 +515,7 @@ fn direct_entries(
         };
         if ports.len() as u32 > MAX_PORTS {
             return Err(PlanError::Ports {
-                rule: entry.rule.clone(),
+                rule: entry.rule.to_string(),
                 ports: ports.len() as u32,
             });
         }
@@ -497,5 +525,7 @@ fn direct_entries(
             port,
         }));
     }
+    all.sort_unstable();
+    all.dedup();
     Ok(all)
 }

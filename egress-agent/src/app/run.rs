@@ -10,7 +10,11 @@ use crate::{
         posture,
     },
     config::{self, Config},
-    enforcer::{bpffs, node::Node, state::pinned_ids},
+    enforcer::{
+        Room, bpffs,
+        node::Node,
+        state::{pinned_ids, pinned_policies},
+    },
     policy::{load::load_files, select::Policies},
     telemetry::sink::Sink,
 };
@@ -50,8 +54,9 @@ async fn run_locked(path: &Path, config: Config) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut ids = Ids::new(pinned_ids(&bpffs::instance(&config.instance))?);
-    let adopted = bpffs::instance(&config.instance).exists();
+    let pins = bpffs::instance(&config.instance);
+    let mut ids = Ids::new(pinned_ids(&pins)?, pinned_policies(&pins)?);
+    let adopted = pins.exists();
     let policies = load_files(&config.policies)?;
     // What was enforced goes on being so, whatever of it is not there at this moment.
     let missing = match adopted {
@@ -60,7 +65,7 @@ async fn run_locked(path: &Path, config: Config) -> anyhow::Result<()> {
     };
     let plan = Plan::make(&config, &policies, &node, 1, &mut ids, missing).await?;
     let gateway = gateway_plan(&config);
-    let started = Instance::start(&config.instance, &gateway, &plan, &node).await;
+    let started = Instance::start(&config.instance, &gateway, &plan, &node, Room::Full).await;
     let mut instance = match started {
         Ok(instance) => instance,
         Err(error) => {

@@ -1,6 +1,8 @@
-//! What the maps hold: the instance's configuration, endpoints, links, networks, direct entries.
+//! What the maps hold: the instance's configuration, endpoints, links, networks.
 
-use crate::enforcer::{Enforcer, EnforcerError, bpffs, cgroup::CgroupId, node};
+use crate::enforcer::{
+    Enforcer, EnforcerError, bpffs, cgroup::CgroupId, direct::DirectEntry, node,
+};
 use aya::{
     Pod,
     maps::{Array, HashMap, LpmTrie, MapData, lpm_trie::Key},
@@ -13,7 +15,7 @@ use egress_common::{
 };
 use ipnet::IpNet;
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
     path::Path,
 };
@@ -23,7 +25,7 @@ use std::{
 pub struct EndpointState {
     /// 1 to [`MAX_ENDPOINTS`] - 1.
     pub id: u32,
-    /// The policy's number.
+    /// The number of its direct entries, see [`Enforcer::set_direct`].
     pub policy: u32,
     /// [`egress_common::endpoint::MODE_ENFORCE`] or [`egress_common::endpoint::MODE_AUDIT`].
     pub mode: u8,
@@ -57,18 +59,6 @@ impl EndpointState {
     fn cgroup_id(&self) -> u64 {
         self.cgroup.map_or(0, |cgroup| cgroup.id)
     }
-}
-
-/// A direct entry: packets that pass beside the gateway. Of `replies` the network is who may open,
-/// and the port the endpoint's own.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DirectEntry {
-    /// Where to.
-    pub network: IpNet,
-    /// The IP protocol number.
-    pub protocol: u8,
-    /// The port; 0 for every port.
-    pub port: u16,
 }
 
 impl Enforcer {
@@ -138,21 +128,17 @@ impl Enforcer {
 
     /// Forgets endpoints, cgroups and links that are none of these endpoints'.
     pub fn retain_endpoints(&mut self, states: &[EndpointState]) -> Result<(), EnforcerError> {
-        self.retain::<u64, u32>(maps::CGROUPS, |key| {
-            states.iter().any(|state| state.cgroup_id() == *key)
-        })?;
-        let addresses: Vec<_> = states.iter().flat_map(roles).map(|(key, _)| key).collect();
+        let cgroups: HashSet<_> = states.iter().map(EndpointState::cgroup_id).collect();
+        self.retain::<u64, u32>(maps::CGROUPS, |key| cgroups.contains(key))?;
+        let addresses: HashSet<_> = states.iter().flat_map(roles).map(|(key, _)| key).collect();
         self.retain::<AddressKey, u8>(maps::ADDRESSES, |key| addresses.contains(key))?;
         let owned: HashSet<_> = states.iter().flat_map(owned).collect();
         self.retain::<Address, u32>(maps::OWNERS, |key| owned.contains(key))?;
-        self.retain::<u32, Link>(maps::LINKS, |key| {
-            let mut links = states.iter().filter_map(|state| state.link.as_ref());
-            links.any(|link| link.interface == *key)
-        })?;
-        for id in 0..MAX_ENDPOINTS {
-            if states.iter().any(|state| state.id == id) {
-                continue;
-            }
+        let links = states.iter().filter_map(|state| state.link.as_ref());
+        let links: HashSet<_> = links.map(|link| link.interface).collect();
+        self.retain::<u32, Link>(maps::LINKS, |key| links.contains(key))?;
+        let ids: BTreeSet<_> = states.iter().map(|state| state.id).collect();
+        for id in (0..MAX_ENDPOINTS).filter(|id| !ids.contains(id)) {
             let mut map: Array<&mut MapData, Endpoint> = self.map(maps::ENDPOINTS)?;
             if map.get(&id, 0).map_err(failed(maps::ENDPOINTS))?.id != 0 {
                 map.set(id, Endpoint::NONE, 0)
@@ -172,38 +158,31 @@ impl Enforcer {
         self.take_own(id)
     }
 
-    /// Writes who may open flows to endpoints of which policy, and forgets the rest, with the flows
+    /// Writes who may open flows to the endpoints of these ids, and forgets the rest, with the flows
     /// that were opened by it. `inside` is the node and the cluster.
     pub fn set_replies(
         &mut self,
         entries: &[(u32, DirectEntry)],
-        states: &[EndpointState],
         inside: &[(IpNet, Class)],
     ) -> Result<(), EnforcerError> {
-        let wanted: HashSet<_> = entries
-            .iter()
-            .map(|(policy, entry)| {
-                let bits = DirectKey::HEAD_BITS + prefix(&entry.network);
-                (bits, direct_key(*policy, entry))
-            })
-            .collect();
-        for (bits, key) in &wanted {
-            self.insert_prefix(maps::REPLIES, &Key::new(*bits, *key), 1)?;
+        let mut wanted = HashSet::new();
+        for (id, entry) in entries {
+            let key = entry.prefix_key(*id);
+            self.insert_prefix(maps::REPLIES, &key, 1)?;
+            wanted.insert((key.prefix_len(), key.data()));
         }
         let gone = self.retain_prefixes::<DirectKey>(maps::REPLIES, |key| {
             wanted.contains(&(key.prefix_len(), key.data()))
         })?;
-        if gone == 0 {
-            return Ok(());
-        }
-        for state in states {
-            self.retain_flows(state.id, |key, _| {
+        let lost: BTreeSet<_> = gone.iter().map(|key| key.data().policy).collect();
+        for id in lost {
+            self.retain_flows(id, |key, _| {
                 let remote = key.remote.to_ip();
                 let is_inside = || inside.iter().any(|(network, _)| network.contains(&remote));
                 let mut entries = entries.iter();
                 key.protocol == TCP && is_inside()
-                    || entries.any(|(policy, entry)| {
-                        *policy == state.policy
+                    || entries.any(|(of, entry)| {
+                        *of == id
                             && entry.network.contains(&remote)
                             && entry.protocol == key.protocol
                             && [0, key.local_port].contains(&entry.port)
@@ -223,38 +202,10 @@ impl Enforcer {
             let key = Key::new(*bits, *address);
             self.insert_prefix(maps::NETWORKS, &key, *class as u8)?;
         }
+        let kept = wanted.iter().map(|(bits, address, _)| (*bits, *address));
+        let kept: HashSet<(u32, Address)> = kept.collect();
         self.retain_prefixes::<Address>(maps::NETWORKS, |key| {
-            wanted
-                .iter()
-                .any(|(bits, address, _)| *bits == key.prefix_len() && *address == key.data())
-        })?;
-        Ok(())
-    }
-
-    /// Writes the direct entries of all policies, new ones first, and forgets the rest: what
-    /// stays is never away.
-    pub fn set_direct(&mut self, entries: &[(u32, DirectEntry)]) -> Result<(), EnforcerError> {
-        let (hosts, networks): (Vec<_>, Vec<_>) = entries
-            .iter()
-            .map(|(policy, entry)| (entry, direct_key(*policy, entry)))
-            .partition(|(entry, _)| entry.network.prefix_len() == entry.network.max_prefix_len());
-        for (_, key) in &hosts {
-            self.insert(maps::DIRECT_HOSTS, *key, 1_u8)?;
-        }
-        self.retain::<DirectKey, u8>(maps::DIRECT_HOSTS, |key| {
-            hosts.iter().any(|(_, host)| host == key)
-        })?;
-        let wanted: Vec<_> = networks
-            .iter()
-            .map(|(entry, key)| (DirectKey::HEAD_BITS + prefix(&entry.network), *key))
-            .collect();
-        for (bits, key) in &wanted {
-            self.insert_prefix(maps::DIRECT_NETWORKS, &Key::new(*bits, *key), 1)?;
-        }
-        self.retain_prefixes::<DirectKey>(maps::DIRECT_NETWORKS, |key| {
-            wanted
-                .iter()
-                .any(|(bits, data)| *bits == key.prefix_len() && *data == key.data())
+            kept.contains(&(key.prefix_len(), key.data()))
         })?;
         Ok(())
     }
@@ -295,25 +246,24 @@ impl Enforcer {
         Ok(())
     }
 
-    /// Removes the prefixes that are not kept, and says how many.
+    /// Removes the prefixes that are not kept, and says which.
     fn retain_prefixes<K: Pod>(
         &mut self,
         name: &'static str,
         keep: impl Fn(&Key<K>) -> bool,
-    ) -> Result<usize, EnforcerError> {
+    ) -> Result<Vec<Key<K>>, EnforcerError> {
         let map: LpmTrie<&mut MapData, K, u8> = self.map(name)?;
         let gone: Vec<_> = map
             .keys()
             .filter_map(Result::ok)
             .filter(|key| !keep(key))
             .collect();
-        let count = gone.len();
-        for key in gone {
+        for key in &gone {
             let mut map: LpmTrie<&mut MapData, K, u8> = self.map(name)?;
-            map.remove(&key).map_err(failed(name))?;
-            self.written.forget(name, &key);
+            map.remove(key).map_err(failed(name))?;
+            self.written.forget(name, key);
         }
-        Ok(count)
+        Ok(gone)
     }
 
     fn retain<K: Pod, V: Pod>(
@@ -350,6 +300,20 @@ pub fn pinned_ids(pins: &Path) -> Result<BTreeMap<u64, u32>, EnforcerError> {
     map.iter().collect::<Result<_, _>>().map_err(failed)
 }
 
+/// The policies' numbers that an earlier agent gave, by endpoint.
+pub fn pinned_policies(pins: &Path) -> Result<BTreeMap<u32, u32>, EnforcerError> {
+    let pin = bpffs::map(pins, maps::ENDPOINTS);
+    if !pin.exists() {
+        return Ok(BTreeMap::new());
+    }
+    let failed = failed(maps::ENDPOINTS);
+    let map = MapData::from_pin(pin).map_err(&failed)?;
+    let map: Array<_, Endpoint> = Array::try_from(aya::maps::Map::Array(map)).map_err(&failed)?;
+    let endpoints: Vec<Endpoint> = map.iter().collect::<Result<_, _>>().map_err(failed)?;
+    let endpoints = endpoints.into_iter().filter(|endpoint| endpoint.id != 0);
+    Ok(endpoints.map(|it| (it.id, it.policy)).collect())
+}
+
 /// The endpoint's addresses and its next hop's.
 fn roles(state: &EndpointState) -> Vec<(AddressKey, u8)> {
     let own = state.addresses.iter().map(|ip| (ip, OWN));
@@ -379,18 +343,8 @@ pub(super) fn failed(name: &'static str) -> impl Fn(aya::maps::MapError) -> Enfo
     }
 }
 
-fn direct_key(policy: u32, entry: &DirectEntry) -> DirectKey {
-    DirectKey {
-        policy,
-        port: entry.port,
-        protocol: entry.protocol,
-        reserved: 0,
-        address: entry.network.network().into(),
-    }
-}
-
 /// The prefix length of a network in the mapped form.
-fn prefix(network: &IpNet) -> u32 {
+pub(super) fn prefix(network: &IpNet) -> u32 {
     match network {
         IpNet::V4(network) => 96 + u32::from(network.prefix_len()),
         IpNet::V6(network) => u32::from(network.prefix_len()),

@@ -2,7 +2,8 @@
 //! of the links of socket-option programs, so that they could not be pinned; by these calls every
 //! hook is treated alike. What is attached to an interface, in what order: aya's own query gives
 //! no error apart from an empty list. For maps: aya walks a map from its first key alone, and by
-//! its types; whether a map holds what was written to it is asked byte by byte, some at a time.
+//! its types; whether a map holds what was written to it is asked byte by byte, some at a time; and
+//! it writes one entry a call.
 
 use std::{
     ffi::CString,
@@ -24,6 +25,8 @@ const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
@@ -42,18 +45,6 @@ struct MapCreate {
     inner_map: u32,
     numa_node: u32,
     name: [u8; 16],
-}
-
-#[repr(C)]
-struct Batch {
-    from: u64,
-    to: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map: u32,
-    element_flags: u64,
-    flags: u64,
 }
 
 #[repr(C)]
@@ -168,6 +159,19 @@ struct Element {
     key: u64,
     /// Or the next key.
     value: u64,
+    flags: u64,
+}
+
+/// The part of the union that batches use.
+#[repr(C)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
     flags: u64,
 }
 
@@ -355,8 +359,8 @@ pub(super) unsafe fn entries<K: Copy, V: Copy>(
     let (mut keys, mut values) = (Vec::<K>::with_capacity(room), Vec::<V>::with_capacity(room));
     let mut position = 0_u32;
     let mut attributes = Batch {
-        from: 0,
-        to: (&raw mut position) as u64,
+        in_batch: 0,
+        out_batch: (&raw mut position) as u64,
         keys: keys.as_mut_ptr() as u64,
         values: values.as_mut_ptr() as u64,
         count: most,
@@ -416,6 +420,102 @@ pub(super) fn update(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::R
 /// Removes a key, if it is there.
 pub(super) fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
     element(BPF_MAP_DELETE_ELEM, map, key.as_ptr(), std::ptr::null_mut()).map(drop)
+}
+
+/// Writes entries, with as few calls as the kernel takes: `keys` of `key_size` bytes each, and for
+/// each a value of one byte. Returns how many were written before the first that was refused, and
+/// why that was.
+pub(super) fn update_all(
+    map: BorrowedFd<'_>,
+    keys: &[u8],
+    key_size: usize,
+    values: &[u8],
+) -> (usize, io::Result<()>) {
+    let (done, result) = batch(BPF_MAP_UPDATE_BATCH, map, keys, key_size, values.as_ptr());
+    match result {
+        Err(error) if has_no_batches(&error) => one_by_one(keys, key_size, |number, key| {
+            update(map, key, &mut [values[number]])
+        }),
+        result => (done, result),
+    }
+}
+
+/// Removes entries, as [`update_all`] writes them. What is not there is as good as removed.
+pub(super) fn delete_all(
+    map: BorrowedFd<'_>,
+    keys: &[u8],
+    key_size: usize,
+) -> (usize, io::Result<()>) {
+    let mut done = 0;
+    while done * key_size < keys.len() {
+        let rest = &keys[done * key_size..];
+        let (more, result) = batch(BPF_MAP_DELETE_BATCH, map, rest, key_size, std::ptr::null());
+        done += more;
+        match result {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => done += 1,
+            Err(error) if has_no_batches(&error) => {
+                let (more, result) = one_by_one(rest, key_size, |_, key| delete(map, key));
+                return (done + more, result);
+            }
+            Err(error) => return (done, Err(error)),
+        }
+    }
+    (done, Ok(()))
+}
+
+/// Before Linux 5.6 there is no such command, and not every type of map has it.
+fn has_no_batches(error: &io::Error) -> bool {
+    /// ENOTSUPP of include/linux/errno.h, which is the kernel's own.
+    const ENOTSUPP: i32 = 524;
+    matches!(
+        error.raw_os_error(),
+        Some(ENOTSUPP | libc::EINVAL | libc::EOPNOTSUPP)
+    )
+}
+
+fn one_by_one(
+    keys: &[u8],
+    key_size: usize,
+    mut call: impl FnMut(usize, &[u8]) -> io::Result<()>,
+) -> (usize, io::Result<()>) {
+    for (number, key) in keys.chunks_exact(key_size).enumerate() {
+        if let Err(error) = call(number, key) {
+            return (number, Err(error));
+        }
+    }
+    (keys.len() / key_size, Ok(()))
+}
+
+/// How many of the keys the kernel has done, and why not all.
+fn batch(
+    command: libc::c_long,
+    map: BorrowedFd<'_>,
+    keys: &[u8],
+    key_size: usize,
+    values: *const u8,
+) -> (usize, io::Result<()>) {
+    let all = keys.len() / key_size;
+    let mut attributes = Batch {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values: values as u64,
+        count: all as u32,
+        map: map.as_raw_fd() as u32,
+        element_flags: 0,
+        flags: 0,
+    };
+    // The kernel writes the count back.
+    let Err(error) = bpf_mut(command, &mut attributes) else {
+        return (all, Ok(()));
+    };
+    // Refused as a whole, it leaves the count as it was.
+    let done = match has_no_batches(&error) {
+        true => 0,
+        false => (attributes.count as usize).min(all),
+    };
+    (done, Err(error))
 }
 
 /// False where the kernel says that there is no such element. Key and value are as long as the

@@ -3,8 +3,9 @@
 //! privilege do not do it unseen.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
+    ops::Bound,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
@@ -18,7 +19,7 @@ use egress_common::maps;
 use crate::enforcer::{
     Enforcer, EnforcerError,
     attach::{Hook, LINK_HOOKS, pin},
-    bpffs, load_program, sys,
+    bpffs, direct, load_program, sys,
 };
 
 /// The maps that the enforcer alone writes.
@@ -100,11 +101,72 @@ pub(super) struct Written(BTreeMap<&'static str, Copy>);
 struct Copy {
     map: OwnedFd,
     info: sys::MapInfo,
-    entries: BTreeMap<Vec<u8>, Vec<u8>>,
+    entries: Entries,
     /// The last of the map's keys that was looked at.
     key: Option<Vec<u8>>,
     /// The last of the entries that was looked at.
     entry: Option<Vec<u8>>,
+}
+
+/// What a map shall hold, by key.
+enum Entries {
+    /// Any values.
+    Any(BTreeMap<Vec<u8>, Vec<u8>>),
+    /// Of which only presence counts: each value is one byte, 1. A million take some 40 MB.
+    Marks(BTreeSet<Mark>),
+}
+
+/// A key of such a map; zeroes follow one that is shorter.
+pub(super) type Mark = [u8; 28];
+
+/// A key as a mark.
+pub(super) fn mark<K: aya::Pod>(key: &K) -> Mark {
+    const { assert!(size_of::<K>() <= size_of::<Mark>()) };
+    let mut mark = [0; size_of::<Mark>()];
+    mark[..size_of::<K>()].copy_from_slice(sys::bytes(key));
+    mark
+}
+
+fn padded(key: &[u8]) -> Mark {
+    let mut mark = [0; size_of::<Mark>()];
+    mark[..key.len()].copy_from_slice(key);
+    mark
+}
+
+impl Entries {
+    fn of(name: &str) -> Self {
+        match name {
+            maps::DIRECT_HOSTS | maps::DIRECT_NETWORKS => Self::Marks(BTreeSet::new()),
+            _ => Self::Any(BTreeMap::new()),
+        }
+    }
+
+    fn contains(&self, key: &[u8]) -> bool {
+        match self {
+            Self::Any(entries) => entries.contains_key(key),
+            Self::Marks(marks) => marks.contains(&padded(key)),
+        }
+    }
+
+    /// Up to [`ENTRIES`] keys and their values, from after a key or from the first.
+    fn after(&self, key: Option<&[u8]>, key_size: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+        match self {
+            Self::Any(entries) => {
+                let from = key.map_or(Bound::Unbounded, Bound::Excluded);
+                let rest = entries.range::<[u8], _>((from, Bound::Unbounded));
+                let some = rest.take(ENTRIES);
+                some.map(|(key, value)| (key.clone(), value.clone()))
+                    .collect()
+            }
+            Self::Marks(marks) => {
+                let key = key.map(padded);
+                let from = key.map_or(Bound::Unbounded, Bound::Excluded);
+                let some = marks.range((from, Bound::Unbounded)).take(ENTRIES);
+                some.map(|mark| (mark[..key_size].to_vec(), vec![1]))
+                    .collect()
+            }
+        }
+    }
 }
 
 impl Written {
@@ -124,7 +186,7 @@ impl Written {
             let copy = Copy {
                 map,
                 info,
-                entries: BTreeMap::new(),
+                entries: Entries::of(name),
                 key: None,
                 entry: None,
             };
@@ -141,16 +203,56 @@ impl Written {
 
     /// Notes what was written.
     pub(super) fn note<K: aya::Pod, V: aya::Pod>(&mut self, name: &str, key: &K, value: &V) {
-        if let Some(copy) = self.0.get_mut(name) {
-            let (key, value) = (sys::bytes(key), sys::bytes(value));
-            copy.entries.insert(key.to_vec(), value.to_vec());
+        if let Some(Copy {
+            entries: Entries::Any(entries),
+            ..
+        }) = self.0.get_mut(name)
+        {
+            entries.insert(sys::bytes(key).to_vec(), sys::bytes(value).to_vec());
         }
     }
 
     /// Forgets what was removed.
     pub(super) fn forget<K: aya::Pod>(&mut self, name: &str, key: &K) {
-        if let Some(copy) = self.0.get_mut(name) {
-            copy.entries.remove(sys::bytes(key));
+        if let Some(Copy {
+            entries: Entries::Any(entries),
+            ..
+        }) = self.0.get_mut(name)
+        {
+            entries.remove(sys::bytes(key));
+        }
+    }
+
+    /// The keys of a map of marks, in order.
+    pub(super) fn marks(&self, name: &str) -> impl Iterator<Item = &Mark> {
+        let marks = self.0.get(name).and_then(|copy| match &copy.entries {
+            Entries::Marks(marks) => Some(marks),
+            Entries::Any(_) => None,
+        });
+        marks.into_iter().flatten()
+    }
+
+    /// Notes what was written to a map of marks.
+    pub(super) fn add_marks(&mut self, name: &str, more: Vec<Mark>) {
+        if let Some(marks) = self.marks_mut(name) {
+            direct::add(marks, more);
+        }
+    }
+
+    /// Forgets what was removed from a map of marks.
+    pub(super) fn remove_marks(&mut self, name: &str, gone: &[Mark]) {
+        let Some(marks) = self.marks_mut(name) else {
+            return;
+        };
+        for mark in gone {
+            marks.remove(mark);
+        }
+    }
+
+    fn marks_mut(&mut self, name: &str) -> Option<&mut BTreeSet<Mark>> {
+        match &mut self.0.get_mut(name)?.entries {
+            Entries::Marks(marks) => Some(marks),
+            Entries::Any(_) => None,
         }
     }
 }
@@ -336,28 +438,22 @@ impl Copy {
     /// What was written and is another, or is not there.
     fn mend_entries(&mut self, found: &mut Found) -> io::Result<()> {
         let (map, size) = (self.map.as_fd(), self.info.value_size as usize);
-        let from = match &self.entry {
-            Some(last) => std::ops::Bound::Excluded(last.clone()),
-            None => std::ops::Bound::Unbounded,
-        };
-        let rest = self.entries.range((from, std::ops::Bound::Unbounded));
+        let key_size = self.info.key_size as usize;
+        let some = self.entries.after(self.entry.as_deref(), key_size);
+        let is_last = some.len() < ENTRIES;
         let mut last = None;
-        for (number, (key, value)) in rest.enumerate() {
-            if number == ENTRIES {
-                self.entry = last;
-                return Ok(());
-            }
-            let present = sys::lookup(map, key, size)?;
-            if present.as_ref() != Some(value) {
+        for (key, mut value) in some {
+            let present = sys::lookup(map, &key, size)?;
+            if present.as_ref() != Some(&value) {
                 match present {
                     Some(_) => found.changed += 1,
                     None => found.missing += 1,
                 }
-                sys::update(map, key, &mut value.clone())?;
+                sys::update(map, &key, &mut value)?;
             }
-            last = Some(key.clone());
+            last = Some(key);
         }
-        self.entry = None;
+        self.entry = last.filter(|_| !is_last);
         Ok(())
     }
 
@@ -373,7 +469,7 @@ impl Copy {
                 self.key = None;
                 return Ok(());
             };
-            if self.entries.contains_key(&key) {
+            if self.entries.contains(&key) {
                 self.key = Some(key);
             } else {
                 found.strange += 1;

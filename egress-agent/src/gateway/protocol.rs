@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -156,7 +157,7 @@ pub struct Endpoints {
     /// Every endpoint of the node.
     pub endpoints: Vec<Endpoint>,
     /// By the number that endpoints give; several may share one.
-    pub policies: BTreeMap<u32, Vec<Rule>>,
+    pub policies: BTreeMap<u32, Arc<Vec<Rule>>>,
     /// Networks that no name may lead to, however public they are.
     #[serde(default)]
     pub refused: RefusedNetworks,

@@ -13,8 +13,13 @@ use super::{
     select::{Policies, Policy},
 };
 
-/// The largest file that is read: far more than any policy needs, far less than memory.
-const FILE_MAX: u64 = 16 << 20;
+/// The largest file that is read: a million direct entries, each a rule of its own, have some
+/// 80 MiB.
+const FILE_MAX: u64 = 128 << 20;
+
+/// The most values of one document. A file that is not too large has no more that matter, and what
+/// aliases multiply is bounded by the library in other ways.
+const NODES_MAX: usize = 32 << 20;
 
 /// Why a policy file is refused. One line each.
 #[derive(Debug, Error)]
@@ -27,8 +32,8 @@ pub enum LoadError {
         /// Why.
         error: io::Error,
     },
-    /// The file is larger than 16 MiB.
-    #[error("{path}: larger than 16 MiB; split it")]
+    /// The file is larger than 128 MiB.
+    #[error("{path}: larger than 128 MiB; split it")]
     Large {
         /// The file.
         path: PathBuf,
@@ -128,6 +133,9 @@ impl Document<'_> {
     }
 
     fn parse(&self, path: &Path) -> Result<Policy, LoadError> {
+        if let Some(policy) = self.parse_at_once(path) {
+            return Ok(policy);
+        }
         const KINDS: &str = "\"EgressPolicy\" or \"ClusterEgressPolicy\"";
         let header: Header = self.typed(path)?;
         match header.kind.as_ref().map(|kind| kind.value.as_str()) {
@@ -146,8 +154,21 @@ impl Document<'_> {
         }
     }
 
+    /// Where the kind stands plainly on a line of its own, the document need not be read twice.
+    /// None where anything is not as it seems: then reading it twice tells what is wrong.
+    fn parse_at_once(&self, path: &Path) -> Option<Policy> {
+        let mut lines = self.text.lines();
+        let kind = lines.find_map(|line| line.strip_prefix("kind:"))?.trim();
+        let policy = match kind {
+            "EgressPolicy" => self.typed::<EgressPolicy>(path).map(Policy::Namespaced),
+            "ClusterEgressPolicy" => self.typed::<ClusterEgressPolicy>(path).map(Policy::Cluster),
+            _ => return None,
+        };
+        policy.ok().filter(|policy| policy.kind() == kind)
+    }
+
     fn typed<T: DeserializeOwned>(&self, path: &Path) -> Result<T, LoadError> {
-        serde_saphyr::from_str(self.text).map_err(|error| {
+        serde_saphyr::from_str_with_options(self.text, options()).map_err(|error| {
             let error = error.without_snippet();
             self.content(path, error.location(), message(error))
         })
@@ -166,6 +187,16 @@ impl Document<'_> {
             column,
             what,
         }
+    }
+}
+
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_events: 2 * NODES_MAX,
+            max_nodes: NODES_MAX,
+            max_total_scalar_bytes: FILE_MAX as usize,
+        },
     }
 }
 

@@ -1,5 +1,7 @@
 //! The one form that every source of policy is brought to: files, custom resources and flags.
 
+use std::sync::Arc;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -66,7 +68,7 @@ pub struct DirectEntry {
     /// The ports.
     pub ports: PortRange,
     /// Where it stands: `ClusterEgressPolicy cluster-dns direct[0]`.
-    pub rule: String,
+    pub rule: Arc<str>,
 }
 
 /// Whether a verdict of deny is carried out.

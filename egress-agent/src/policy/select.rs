@@ -1,15 +1,15 @@
 //! Which policies apply to an endpoint, and what they come to.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     port::PortRange,
     rule::{Allow, DirectEntry, Mode, Rule, Transport},
-    schema::{ClusterEgressPolicy, EgressPolicy, EgressRule, Network},
+    schema::{ClusterEgressPolicy, ClusterEgressSpec, EgressPolicy, EgressRule, Network},
 };
 
 /// What an endpoint may be known as.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// Its namespace; none outside a cluster.
     pub namespace: Option<String>,
@@ -28,9 +28,9 @@ pub enum Policy {
     Cluster(ClusterEgressPolicy),
 }
 
-/// All policies that were loaded.
+/// All policies that were loaded. A clone shares them.
 #[derive(Clone, Debug, Default)]
-pub struct Policies(Vec<Policy>);
+pub struct Policies(Arc<Vec<Policy>>);
 
 /// What the policies that select an endpoint come to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,7 +49,12 @@ pub struct Selected {
 impl Policies {
     /// Adds the policies of one more file.
     pub fn add(&mut self, policies: Vec<Policy>) {
-        self.0.extend(policies);
+        Arc::make_mut(&mut self.0).extend(policies);
+    }
+
+    /// Whether the other is a clone of this.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// In the order they were loaded.
@@ -59,24 +64,72 @@ impl Policies {
 
     /// What holds for this endpoint.
     pub fn select(&self, identity: &Identity) -> Selected {
-        self.collect(|policy| policy.selects(identity))
+        self.collect(&self.selecting(identity))
     }
 
     /// What all of them come to, selectors aside: for a single command.
     pub fn all(&self) -> Selected {
-        self.collect(|_| true)
+        self.collect(&(0..self.0.len()).collect::<Vec<_>>())
     }
 
-    fn collect(&self, mut applies: impl FnMut(&Policy) -> bool) -> Selected {
-        let mut selected = Selected::default();
-        for policy in self.0.iter().filter(|policy| applies(policy)) {
-            selected.mode = match (selected.mode, policy.mode()) {
-                (None | Some(Mode::Audit), mode) => Some(mode),
-                (Some(Mode::Enforce), _) => Some(Mode::Enforce),
-            };
-            policy.append_to(&mut selected);
+    /// Which of them, by their places in the order of loading, are about this endpoint.
+    pub fn selecting(&self, identity: &Identity) -> Vec<usize> {
+        let selecting = self.0.iter().enumerate();
+        let selecting = selecting.filter(|(_, policy)| policy.selects(identity));
+        selecting.map(|(place, _)| place).collect()
+    }
+
+    /// Those of the places whose policies let something pass beside the gateway.
+    pub fn with_direct(&self, places: &[usize]) -> Vec<usize> {
+        let places = places.iter().copied();
+        let with = places.filter(|place| {
+            self.0[*place]
+                .cluster()
+                .is_some_and(|it| !it.direct.is_empty())
+        });
+        with.collect()
+    }
+
+    /// Enforce where any of these says so, Audit where all do, none where there are none.
+    pub fn mode(&self, places: &[usize]) -> Option<Mode> {
+        let modes = places.iter().map(|place| self.0[*place].mode());
+        modes.reduce(|a, b| match (a, b) {
+            (Mode::Audit, Mode::Audit) => Mode::Audit,
+            (Mode::Enforce, _) | (_, Mode::Enforce) => Mode::Enforce,
+        })
+    }
+
+    /// What may be reached through the gateway, by the policies in these places.
+    pub fn rules(&self, places: &[usize]) -> Vec<Rule> {
+        let rules = places.iter().flat_map(|place| self.0[*place].rules());
+        rules.collect()
+    }
+
+    /// What passes beside the gateway, by the policies in these places.
+    pub fn direct(&self, places: &[usize]) -> Vec<DirectEntry> {
+        let mut entries = Vec::new();
+        for place in places {
+            self.0[*place].append_direct(&mut entries);
         }
-        selected
+        entries
+    }
+
+    /// Whom else workloads may answer, by the policies in these places.
+    pub fn replies(&self, places: &[usize]) -> Vec<DirectEntry> {
+        let mut entries = Vec::new();
+        for place in places {
+            self.0[*place].append_replies(&mut entries);
+        }
+        entries
+    }
+
+    fn collect(&self, places: &[usize]) -> Selected {
+        Selected {
+            mode: self.mode(places),
+            rules: self.rules(places),
+            direct: self.direct(places),
+            replies: self.replies(places),
+        }
     }
 }
 
@@ -89,6 +142,14 @@ impl Policy {
                 None => format!("EgressPolicy {}", p.metadata.name),
             },
             Self::Cluster(p) => format!("ClusterEgressPolicy {}", p.metadata.name),
+        }
+    }
+
+    /// `kind`, as it was written.
+    pub fn kind(&self) -> &str {
+        match self {
+            Self::Namespaced(p) => &p.kind,
+            Self::Cluster(p) => &p.kind,
         }
     }
 
@@ -116,30 +177,43 @@ impl Policy {
         }
     }
 
-    fn append_to(&self, selected: &mut Selected) {
-        let egress = match self {
+    fn egress(&self) -> &[EgressRule] {
+        match self {
             Self::Namespaced(p) => &p.spec.egress,
             Self::Cluster(p) => &p.spec.egress,
-        };
+        }
+    }
+
+    /// What only the cluster's can have.
+    fn cluster(&self) -> Option<&ClusterEgressSpec> {
+        match self {
+            Self::Namespaced(_) => None,
+            Self::Cluster(p) => Some(&p.spec),
+        }
+    }
+
+    fn rules(&self) -> impl Iterator<Item = Rule> {
         let name = self.name();
-        for (index, rule) in egress.iter().enumerate() {
-            selected.rules.push(Rule {
-                name: format!("{name} egress[{index}]"),
-                allow: allow(rule),
-            });
+        let rules = self.egress().iter().enumerate();
+        rules.map(move |(index, rule)| Rule {
+            name: format!("{name} egress[{index}]"),
+            allow: allow(rule),
+        })
+    }
+
+    fn append_direct(&self, all: &mut Vec<DirectEntry>) {
+        let rules = self.cluster().into_iter().flat_map(|it| &it.direct);
+        for (index, rule) in rules.enumerate() {
+            let name = format!("{} direct[{index}]", self.name());
+            append(all, &rule.cidrs, &rule.ports, &rule.protocols, &name.into());
         }
-        let Self::Cluster(p) = self else {
-            return;
-        };
-        for (index, rule) in p.spec.direct.iter().enumerate() {
-            let name = format!("{name} direct[{index}]");
-            let entries = entries(&rule.cidrs, &rule.ports, &rule.protocols, &name);
-            selected.direct.extend(entries);
-        }
-        for (index, rule) in p.spec.replies.iter().enumerate() {
-            let name = format!("{name} replies[{index}]");
-            let entries = entries(&rule.from, &rule.ports, &rule.protocols, &name);
-            selected.replies.extend(entries);
+    }
+
+    fn append_replies(&self, all: &mut Vec<DirectEntry>) {
+        let rules = self.cluster().into_iter().flat_map(|it| &it.replies);
+        for (index, rule) in rules.enumerate() {
+            let name = format!("{} replies[{index}]", self.name());
+            append(all, &rule.from, &rule.ports, &rule.protocols, &name.into());
         }
     }
 }
@@ -157,13 +231,14 @@ fn allow(rule: &EgressRule) -> Allow {
     }
 }
 
-/// Every network with every transport and range of ports.
-fn entries(
+/// Appends every network with every transport and range of ports.
+fn append(
+    entries: &mut Vec<DirectEntry>,
     networks: &[Network],
     ports: &[PortRange],
     transports: &[Transport],
-    rule: &str,
-) -> Vec<DirectEntry> {
+    rule: &Arc<str>,
+) {
     let ports = match ports {
         [] => &[PortRange::ALL],
         ports => ports,
@@ -172,18 +247,16 @@ fn entries(
         [] => &[Transport::Tcp],
         transports => transports,
     };
-    let mut entries = Vec::new();
     for network in networks {
         for &transport in transports {
             entries.extend(ports.iter().map(|&ports| DirectEntry {
                 network: network.0,
                 transport,
                 ports,
-                rule: rule.to_owned(),
+                rule: Arc::clone(rule),
             }));
         }
     }
-    entries
 }
 
 /// An empty list is no condition; a condition is never met by what is not known.
@@ -262,7 +335,7 @@ spec:
         assert_eq!(selected.rules[0].name, "EgressPolicy shop/orders egress[0]");
         assert_eq!(selected.rules[1].name, "EgressPolicy shop/orders egress[1]");
         assert_eq!(
-            selected.direct[0].rule,
+            &*selected.direct[0].rule,
             "ClusterEgressPolicy base direct[0]"
         );
         assert_eq!(selected.direct[0].transport, Transport::Udp);

@@ -23,8 +23,9 @@ use crate::{
     config::GatewayConfig,
     enforcer::{
         cgroup,
+        direct::DirectEntry,
         node::{Node, link_local},
-        state::{DirectEntry, EndpointState, LinkState},
+        state::{EndpointState, LinkState},
     },
     exec::slot::Slot,
     gateway::hosts,
@@ -177,10 +178,11 @@ pub(super) async fn plan(
             direct: match allowed.loopback && state.link.is_none() {
                 true => loopback_entries(),
                 false => Vec::new(),
-            },
-            replies: Vec::new(),
+            }
+            .into(),
+            replies: [].into(),
             state,
-            rules: allowed.rules.clone(),
+            rules: allowed.rules.clone().into(),
         }],
     })
 }
@@ -214,7 +216,9 @@ fn loopback_entries() -> Vec<DirectEntry> {
             port: 0,
         })
     });
-    entries.collect()
+    let mut entries: Vec<_> = entries.collect();
+    entries.sort_unstable();
+    entries
 }
 
 /// The program's name, of such letters as a pin's name may have.

@@ -39,6 +39,34 @@ spec:
 }
 
 #[test]
+fn a_kind_is_found_wherever_it_stands() {
+    let spec = "spec: { egress: [ { hosts: [a.test] } ] }";
+    for kind in [
+        "kind: EgressPolicy",
+        "kind:   EgressPolicy  ",
+        "kind: \"EgressPolicy\"",
+        "\"kind\": EgressPolicy",
+        "kind: EgressPolicy # a comment",
+        "kind:\n  EgressPolicy",
+    ] {
+        let rest = "apiVersion: egress-agent.dev/v1alpha1\nmetadata: { name: a }";
+        for text in [
+            format!("{kind}\n{rest}\n{spec}\n"),
+            format!("{spec}\n{rest}\n{kind}\n"),
+        ] {
+            let policies = load_str(Path::new("p.yaml"), &text).unwrap();
+            assert_eq!(policies[0].name(), "EgressPolicy a", "{text}");
+        }
+    }
+    // Not the kind, but a name that goes on in the next line.
+    let text = "apiVersion: egress-agent.dev/v1alpha1\nmetadata: { name: \"a\nkind: EgressPolicy\n\" }\nkind: ClusterEgressPolicy\nspec: {}\n";
+    if let Ok(policies) = load_str(Path::new("p.yaml"), text) {
+        assert_eq!(policies[0].kind(), "ClusterEgressPolicy");
+        assert!(matches!(policies[0], Policy::Cluster(_)));
+    }
+}
+
+#[test]
 fn what_is_wrong_is_said_with_its_place() {
     let rule = |rule: &str| format!("{HEAD}spec:\n  egress:\n    - {rule}\n");
     let table = [

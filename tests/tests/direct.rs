@@ -1,0 +1,171 @@
+//! Direct entries change one by one: what stays is never away, and nothing else opens.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{IpAddr, Ipv4Addr, UdpSocket},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use egress_tests::{
+    agent::{Agent, Config},
+    bpf, process,
+    scene::Scene,
+    scratch,
+    world::nowhere4,
+};
+
+/// A policy of the namespaces that lets UDP pass to port 4000 of these networks.
+fn direct(name: &str, namespaces: &[&str], networks: &[String]) -> String {
+    format!(
+        "---\n\
+         apiVersion: egress-agent.dev/v1alpha1\n\
+         kind: ClusterEgressPolicy\n\
+         metadata: {{ name: {name} }}\n\
+         spec:\n\
+         \x20 selector: {{ namespaces: {namespaces:?} }}\n\
+         \x20 direct:\n\
+         \x20   - cidrs: {networks:?}\n\
+         \x20     protocols: [UDP]\n\
+         \x20     ports: [4000]\n"
+    )
+}
+
+/// Addresses that nobody has, `first` and those after it.
+fn addresses(first: u32, count: u32) -> impl Iterator<Item = String> {
+    (first..first + count).map(|n| format!("{}/32", Ipv4Addr::from(0x0b00_0000 + n)))
+}
+
+/// The policies' numbers in the kernel's table, and how many entries each has.
+fn numbers(scene: &Scene, map: &str) -> Result<BTreeMap<u32, usize>> {
+    let pins = scratch::pins(|name| name == scene.world.name());
+    let pins = pins.into_iter().next().context("nothing is pinned")?;
+    let mut numbers = BTreeMap::new();
+    for key in bpf::Map::open(&pins.join("maps").join(map))?.keys()? {
+        let number = key.first_chunk().context("a key of four bytes or more")?;
+        *numbers.entry(u32::from_ne_bytes(*number)).or_default() += 1;
+    }
+    Ok(numbers)
+}
+
+fn reload(agent: &Agent<'_>, policy: &str) -> Result<()> {
+    let before = agent.log()?.matches("reloaded").count();
+    agent.reload(policy)?;
+    process::eventually("the reload", || {
+        let log = agent.log()?;
+        ensure!(!log.contains("refused"), "{log}");
+        Ok((log.matches("reloaded").count() > before).then_some(()))
+    })
+}
+
+/// Sends to an address on and on, from the pod; says how many left.
+fn send_until(scene: &Scene, to: IpAddr, end: &AtomicBool) -> Result<usize> {
+    scene.pod.namespace.enter(|| -> Result<usize> {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        let mut sent = 0;
+        while !end.load(Ordering::Relaxed) {
+            sent += usize::from(socket.send_to(b"x", (to, 4000)).is_ok());
+            thread::sleep(Duration::from_micros(500));
+        }
+        Ok(sent)
+    })?
+}
+
+/// While entries come and go, in place and under new numbers, every packet to an entry that stays
+/// passes, and none to an address that no plan has.
+#[test]
+fn what_stays_is_never_away_and_nothing_else_opens() -> Result<()> {
+    let scene = Scene::new()?;
+    let stays = nowhere4(7);
+    let never = nowhere4(8);
+    let policy = |round: u32| {
+        let mut networks: Vec<_> = [format!("{stays}/32"), "198.18.0.0/24".into()].into();
+        networks.extend(addresses(round, 5_000));
+        Config::policy(&["allowed.test"]) + &direct("base", &["shop"], &networks)
+    };
+    let config = Config {
+        policy: policy(0),
+        ..Config::default()
+    };
+    let agent = scene.enforce(&config)?;
+    scene.capture.clear();
+    let end = AtomicBool::new(false);
+    let (allowed, denied) = thread::scope(|scope| {
+        let allowed = scope.spawn(|| send_until(&scene, stays, &end));
+        let denied = scope.spawn(|| send_until(&scene, never, &end));
+        let reloaded = (1..6).try_for_each(|round| reload(&agent, &policy(round)));
+        end.store(true, Ordering::Relaxed);
+        let allowed = allowed.join().expect("the sender does not panic");
+        let denied = denied.join().expect("the sender does not panic");
+        reloaded.and(Ok((allowed?, denied?)))
+    })?;
+    ensure!(denied > 0, "nothing was sent that is denied");
+    let arrived = scene.arrived(stays)?.len();
+    ensure!(arrived == allowed, "{arrived} of {allowed} arrived");
+    ensure!(scene.arrived(never)?.is_empty(), "what was denied arrived");
+    let hosts = numbers(&scene, "DIRECT_HOSTS")?;
+    ensure!(hosts.values().eq([&5_001]), "{hosts:?}");
+    Ok(())
+}
+
+/// Endpoints with the same entries share one number, and each has its own where they differ.
+#[test]
+fn endpoints_with_the_same_entries_share_them() -> Result<()> {
+    let scene = Scene::new()?;
+    let other = scene.world.pod("bank/ledger")?;
+    let both = ["shop", "bank"];
+    let common: Vec<_> = addresses(0, 1_000).collect();
+    let base = Config::policy(&["allowed.test"]) + &direct("base", &both, &common);
+    let config = Config {
+        policy: base.clone(),
+        ..Config::default()
+    };
+    let agent = Agent::start(&scene.world, &config, &[&scene.pod, &other])?;
+    let shared = numbers(&scene, "DIRECT_HOSTS")?;
+    ensure!(shared.values().eq([&1_000]), "{shared:?}");
+
+    // One of them gets more: it alone moves to a number of its own.
+    let more = base.clone() + &direct("more", &["bank"], &["198.51.100.7/32".into()]);
+    reload(&agent, &more)?;
+    let apart = numbers(&scene, "DIRECT_HOSTS")?;
+    ensure!(apart.values().eq([&1_000, &1_001]), "{apart:?}");
+    ensure!(apart.keys().next() == shared.keys().next(), "{apart:?}");
+    let to = nowhere4(7);
+    scene.capture.clear();
+    scene.pod.attack(&["udp", "198.51.100.7:4000", "x"])?;
+    scene.expect_nothing(to)?;
+    other.attack(&["udp", "198.51.100.7:4000", "x"])?.ok()?;
+    ensure!(scene.arrived(to)?.len() == 1, "it does not pass");
+
+    // And comes back.
+    reload(&agent, &base)?;
+    ensure!(numbers(&scene, "DIRECT_HOSTS")? == shared, "not as before");
+    Ok(())
+}
+
+/// An agent that follows another takes its entries over, and writes what has changed meanwhile.
+#[test]
+fn entries_are_taken_over() -> Result<()> {
+    let scene = Scene::new()?;
+    let policy = |first: u32| {
+        let networks: Vec<_> = addresses(first, 3_000).collect();
+        Config::policy(&["allowed.test"]) + &direct("base", &["shop"], &networks)
+    };
+    let config = Config {
+        policy: policy(0),
+        ..Config::default()
+    };
+    let mut agent = scene.enforce(&config)?;
+    let before = numbers(&scene, "DIRECT_HOSTS")?;
+    agent.kill()?;
+    fs::write(scene.world.scratch().file("policy.yaml"), policy(1))?;
+    agent.launch()?;
+    ensure!(numbers(&scene, "DIRECT_HOSTS")? == before, "not as many");
+    std::thread::sleep(Duration::from_millis(2_200));
+    let said = agent.records.matching(|r| r.text("/state") == "tampered")?;
+    ensure!(said.is_empty(), "{said:?}");
+    Ok(())
+}
