@@ -151,7 +151,6 @@ fn more_connections_than_have_a_place_of_their_own() -> Result<()> {
         client.set_read_timeout(Some(PATIENCE))?;
         client.read_exact(&mut [0])?;
     }
-    drop(both);
     agent.stop()?;
     agent.records.expect_no_report()
 }
