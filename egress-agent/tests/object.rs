@@ -46,7 +46,7 @@ const MAPS: [(&str, Shape); 19] = {
         BPF_MAP_TYPE_PERF_EVENT_ARRAY as PERF_EVENT_ARRAY, BPF_MAP_TYPE_SK_STORAGE as SK_STORAGE,
     };
     [
-        ("CONFIG", (ARRAY, 4, 48, 1)),
+        ("CONFIG", (ARRAY, 4, 56, 1)),
         ("ENDPOINTS", (ARRAY, 4, 32, 1_024)),
         ("CGROUPS", (HASH, 8, 4, 4_096)),
         ("LINKS", (HASH, 4, 16, 1_024)),
@@ -60,7 +60,7 @@ const MAPS: [(&str, Shape); 19] = {
         ("FLOWS", (ARRAY_OF_MAPS, 4, 4, 1_024)),
         ("OPENING", (ARRAY_OF_MAPS, 4, 4, 1_024)),
         ("ORIGINS", (ARRAY_OF_MAPS, 4, 4, 1_024)),
-        ("SOCKETS", (SK_STORAGE, 4, 80, 0)),
+        ("SOCKETS", (SK_STORAGE, 4, 320, 0)),
         ("ACCEPTED", (SK_STORAGE, 4, 72, 0)),
         ("COUNTERS", (PER_CPU_ARRAY, 4, 8, 65_536)),
         ("REPORTS", (ARRAY_OF_MAPS, 4, 4, 1_024)),

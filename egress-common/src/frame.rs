@@ -34,6 +34,46 @@ pub enum Frame {
     Ip,
 }
 
+/// What a frame's own header says, and what it carries.
+#[derive(Clone, Copy)]
+pub struct Header {
+    /// The MAC addresses of destination and source, as they are in the frame.
+    pub macs: [u32; 3],
+    /// What is behind it.
+    pub carries: Carried,
+}
+
+impl Header {
+    #[inline(always)]
+    const fn to(&self) -> [u8; 6] {
+        let [[a, b, c, d], [e, f, ..], _] = self.bytes();
+        [a, b, c, d, e, f]
+    }
+
+    #[inline(always)]
+    const fn from(&self) -> [u8; 6] {
+        let [_, [.., a, b], [c, d, e, f]] = self.bytes();
+        [a, b, c, d, e, f]
+    }
+
+    #[inline(always)]
+    const fn bytes(&self) -> [[u8; 4]; 3] {
+        let [a, b, c] = self.macs;
+        [a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes()]
+    }
+}
+
+/// What a frame carries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Carried {
+    /// An IP packet.
+    Ip,
+    /// One of NDP's.
+    Ndp,
+    /// ARP, not read yet.
+    Arp,
+}
+
 /// Judges the frame in `bytes`. What was read of it stays in `attempt` for the report.
 #[inline(always)]
 pub fn parse_frame(
@@ -42,50 +82,75 @@ pub fn parse_frame(
     tables: &impl Tables,
     attempt: &mut Attempt,
 ) -> Result<Frame, DropReason> {
+    let header = read_frame(bytes, attempt)?;
+    check_frame(bytes, &header, link, tables, attempt)
+}
+
+/// Reads the frame in `bytes`, whosever it is.
+#[inline(always)]
+pub fn read_frame(bytes: &impl Bytes, attempt: &mut Attempt) -> Result<Header, DropReason> {
     let header = bytes.load::<14>(0).ok_or(DropReason::Truncated)?;
-    let to = [
-        header[0], header[1], header[2], header[3], header[4], header[5],
-    ];
-    let from = [
-        header[6], header[7], header[8], header[9], header[10], header[11],
+    let macs = [
+        u32::from_ne_bytes([header[0], header[1], header[2], header[3]]),
+        u32::from_ne_bytes([header[4], header[5], header[6], header[7]]),
+        u32::from_ne_bytes([header[8], header[9], header[10], header[11]]),
     ];
     let ethertype = u16::from_be_bytes([header[12], header[13]]);
-    let own_mac = from == link.mac;
-    match ethertype {
+    let carries = match ethertype {
         ETHERTYPE_IPV4 => {
             parse_ipv4(bytes, ETHERNET_HEADER, attempt)?;
-            check_macs(own_mac, &to, link)?;
-            check_source(link, tables, attempt)?;
-            Ok(Frame::Ip)
+            Carried::Ip
         }
         ETHERTYPE_IPV6 => {
             parse_ipv6(bytes, ETHERNET_HEADER, attempt)?;
             if attempt.protocol == ICMP6 && matches!(attempt.destination_port, 133..=137) {
-                if !own_mac {
-                    return Err(DropReason::SpoofedMac);
-                }
-                check_ndp(bytes, &to, link, tables, attempt)?;
-                return Ok(Frame::Neighbour);
+                Carried::Ndp
+            } else {
+                Carried::Ip
             }
-            check_macs(own_mac, &to, link)?;
-            check_source(link, tables, attempt)?;
-            Ok(Frame::Ip)
         }
         ETHERTYPE_ARP => {
             attempt.destination_port = ethertype;
-            if !own_mac {
-                return Err(DropReason::SpoofedMac);
-            }
-            check_arp(bytes, &to, link, tables, attempt)?;
-            Ok(Frame::Neighbour)
+            Carried::Arp
         }
         other => {
             attempt.destination_port = other;
-            Err(if ETHERTYPES_VLAN.contains(&other) {
+            return Err(if ETHERTYPES_VLAN.contains(&other) {
                 DropReason::Vlan
             } else {
                 DropReason::Ethertype
-            })
+            });
+        }
+    };
+    Ok(Header { macs, carries })
+}
+
+/// Whether a frame that was read is the endpoint's own, toward its next hop.
+#[inline(always)]
+pub fn check_frame(
+    bytes: &impl Bytes,
+    header: &Header,
+    link: &Link,
+    tables: &impl Tables,
+    attempt: &mut Attempt,
+) -> Result<Frame, DropReason> {
+    let to = header.to();
+    if header.from() != link.mac {
+        return Err(DropReason::SpoofedMac);
+    }
+    match header.carries {
+        Carried::Ip => {
+            check_destination_mac(&to, link)?;
+            check_source(link, tables, attempt)?;
+            Ok(Frame::Ip)
+        }
+        Carried::Ndp => {
+            check_ndp(bytes, &to, link, tables, attempt)?;
+            Ok(Frame::Neighbour)
+        }
+        Carried::Arp => {
+            check_arp(bytes, &to, link, tables, attempt)?;
+            Ok(Frame::Neighbour)
         }
     }
 }
@@ -101,10 +166,7 @@ fn is_next_hop(link: &Link, tables: &impl Tables, address: &Address) -> bool {
 }
 
 #[inline(always)]
-fn check_macs(own_mac: bool, to: &[u8; 6], link: &Link) -> Result<(), DropReason> {
-    if !own_mac {
-        return Err(DropReason::SpoofedMac);
-    }
+fn check_destination_mac(to: &[u8; 6], link: &Link) -> Result<(), DropReason> {
     if *to == link.next_hop_mac {
         return Ok(());
     }

@@ -120,6 +120,9 @@ pub struct Config {
     pub cgroup_levels: u32,
     /// Zero.
     pub reserved: u32,
+    /// Another whenever anything of the enforcer's has changed, and then what sockets remember is
+    /// nothing. Any number but 0 and not one after the other, so that none ever comes again.
+    pub generation: u64,
 }
 
 /// The key of a direct entry, and of one of [`REPLIES`]: there the policy is the endpoint's id, the
@@ -224,7 +227,7 @@ pub struct Flow {
     pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Config>() == 48);
+const _: () = assert!(size_of::<Config>() == 56);
 const _: () = assert!(size_of::<DirectKey>() == 24);
 const _: () = assert!(size_of::<FlowKey>() == 24);
 const _: () = assert!(size_of::<Flow>() == 16);

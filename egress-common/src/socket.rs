@@ -14,8 +14,11 @@ pub const TO_RESOLVER: u8 = 2;
 #[derive(Clone, Copy)]
 #[cfg_attr(any(test, feature = "user"), derive(Debug))]
 pub struct Socket {
-    /// Its creator.
+    /// Its creator. The first field, so that it has the address of the whole.
     pub process: Process,
+    /// What its calls, its packets and their frames were allowed last, see [`AT_CALL`] and what
+    /// follows. Not the last field: whoever reads it may read a word too far.
+    pub decided: [Decided; 3],
     /// The last destination that the application named.
     pub destination: Address,
     /// The cgroup of its endpoint. Not the endpoint's id: the socket may outlive the agent that
@@ -31,19 +34,60 @@ pub struct Socket {
     pub reserved: [u8; 5],
 }
 
+/// The place in [`Socket::decided`] of `sendmsg`.
+pub const AT_CALL: usize = 0;
+/// The place in [`Socket::decided`] of `skb egress`.
+pub const AT_EGRESS: usize = 1;
+/// The place in [`Socket::decided`] of the link.
+pub const AT_LINK: usize = 2;
+
+/// What was allowed last. It is written and read without a lock: `sequence` is odd while somebody
+/// writes, and another after each write.
+#[repr(C)]
+#[derive(Clone, Copy)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug))]
+pub struct Decided {
+    /// Of writes.
+    pub sequence: u64,
+    /// What was allowed.
+    pub what: What,
+    /// The endpoint for which it is counted; 0 where another hook counts.
+    pub endpoint: u32,
+    /// A digest of what was allowed, but not written, last: a socket that sends here and there in
+    /// turn shall not pay for being remembered.
+    pub missed: u32,
+}
+
+/// All that a verdict depends on. What a hook does not see is zero.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug))]
+pub struct What {
+    /// [`Config::generation`](crate::maps::Config::generation); 0 where nothing was decided.
+    pub generation: u64,
+    /// Where from.
+    pub source: Address,
+    /// Where to.
+    pub destination: Address,
+    /// The frame's addresses: destination, source.
+    pub macs: [u32; 3],
+    /// The interface that it was on.
+    pub interface: u32,
+    /// Those of source and destination.
+    pub ports: [u16; 2],
+    /// The IP protocol number.
+    pub protocol: u32,
+}
+
 impl Socket {
-    /// A socket of which only the endpoint is known.
-    pub const fn of(cgroup: u64, namespace: u64, process: Process) -> Self {
-        Self {
-            process,
-            destination: Address::UNSPECIFIED,
-            cgroup,
-            namespace,
-            port: 0,
-            redirected: NOT_REDIRECTED,
-            reserved: [0; 5],
-        }
+    /// Fills in what is known of a new socket, of which all is zero.
+    #[inline(always)]
+    pub const fn begin(&mut self, cgroup: u64, namespace: u64, process: Process) {
+        self.process = process;
+        self.cgroup = cgroup;
+        self.namespace = namespace;
     }
 }
 
-const _: () = assert!(size_of::<Socket>() == 80);
+const _: () = assert!(size_of::<What>() == 64 && size_of::<Decided>() == 80);
+const _: () = assert!(size_of::<Socket>() == 320);

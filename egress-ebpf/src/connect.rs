@@ -63,7 +63,8 @@ fn judge<F: Family>(ctx: &SockAddrContext, layer: Layer, protocol: u8) -> bool {
     socket.destination = destination;
     socket.port = port;
     socket.redirected = NOT_REDIRECTED;
-    match tables::judge(ctx.as_ptr(), &attempt, endpoint, &config.gateway) {
+    let outcome = tables::judge(ctx.as_ptr(), &attempt, endpoint, &config.gateway);
+    match outcome.verdict() {
         Verdict::Allow => true,
         Verdict::Redirect(service) => {
             let gateway = &config.gateway;
@@ -119,13 +120,15 @@ fn identify(ctx: &SockAddrContext) -> Caller {
     let Some(endpoint) = identify::current_endpoint() else {
         return Caller::Nobody;
     };
-    let process = identify::current_process();
-    let mut initial = identify::new_socket(ctx.as_ptr(), endpoint, process);
     // SAFETY: as above.
-    let Some(socket) = (unsafe { maps::socket_or(sk, &mut initial) }) else {
+    let Some(socket) = (unsafe { maps::socket_or_new(sk) }) else {
         diagnose::no_storage(endpoint.id);
         return Caller::NoStorage;
     };
+    if socket.cgroup == 0 {
+        let namespace = identify::namespace(ctx.as_ptr());
+        socket.begin(endpoint.cgroup, namespace, identify::current_process());
+    }
     socket.cgroup = endpoint.cgroup;
     Caller::Endpoint(endpoint, socket)
 }

@@ -3,10 +3,11 @@
 
 use crate::{
     context::Skb,
+    decided::{NOTHING, Seen, recall, remember},
     flows, gateway, identify, maps, report,
-    tables::{Maps, judge},
+    tables::{Maps, Outcome, judge},
 };
-use aya_ebpf::programs::SkBuffContext;
+use aya_ebpf::{bindings::__sk_buff, programs::SkBuffContext};
 use egress_common::{
     address::Address,
     attempt::Attempt,
@@ -15,7 +16,7 @@ use egress_common::{
     event::KIND_DROPPED,
     maps::Class,
     packet::parse_ip,
-    socket::Socket,
+    socket::{AT_EGRESS, Socket},
     verdict::{DropReason, Layer, Verdict},
 };
 
@@ -26,17 +27,29 @@ const LOOPBACK_INTERFACE: u32 = 1;
 #[inline(always)]
 pub(crate) fn passes(ctx: &SkBuffContext) -> bool {
     let skb = Skb(ctx.skb.skb);
-    let socket = identify::socket_of_packet(&skb);
+    let storage = identify::storage_of_packet(&skb);
+    let interface = skb.interface();
+    let mut attempt = blank();
+    let read = read(skb.0, &mut attempt);
+    let seen = Seen::on(interface);
+    if read == READ {
+        let endpoint = recall::<AT_EGRESS>(storage, &attempt, &seen);
+        if endpoint != NOTHING {
+            if endpoint != 0 {
+                maps::count(endpoint, 0);
+            }
+            return true;
+        }
+    }
+    let socket = identify::known(storage);
     let found = socket
         .as_ref()
         .and_then(|socket| maps::endpoint_of_socket(socket))
         .or_else(|| identify::endpoint_of_packet(&skb));
-    let interface = skb.interface();
     let Some(endpoint) = found else {
         // Attached are endpoints' cgroups alone: whoever is not found there is not known.
-        let attempt = Attempt::call(Layer::CgroupSkb, 0, Address::UNSPECIFIED, 0);
         let reason = DropReason::UnknownEndpoint;
-        report::report(ctx, 0, &attempt, reason, None, interface, KIND_DROPPED);
+        report::report(ctx, 0, &blank(), reason, None, interface, KIND_DROPPED);
         return false;
     };
     if interface == LOOPBACK_INTERFACE && endpoint.has(PRIVATE_LOOPBACK) {
@@ -45,11 +58,11 @@ pub(crate) fn passes(ctx: &SkBuffContext) -> bool {
     let Some(config) = maps::config() else {
         return false;
     };
-    let mut attempt = Attempt::call(Layer::CgroupSkb, 0, Address::UNSPECIFIED, 0);
-    let verdict = match parse_ip(&skb, 0, &mut attempt) {
-        Ok(()) => judge(core::ptr::null_mut(), &attempt, endpoint, &config.gateway),
-        Err(reason) => Verdict::Deny(reason),
+    let outcome = match read {
+        READ => judge(core::ptr::null_mut(), &attempt, endpoint, &config.gateway),
+        denied => Outcome::of_number(denied),
     };
+    let (verdict, lasts) = (outcome.verdict(), outcome.lasts());
     let to_gateway = verdict == Verdict::Allow && config.gateway.is_at(&attempt.destination);
     let verdict = match &socket {
         _ if endpoint.has(HAS_LINK) || !to_gateway => verdict,
@@ -60,10 +73,21 @@ pub(crate) fn passes(ctx: &SkBuffContext) -> bool {
         Some(_) | None => Verdict::Deny(DropReason::SpoofedAddress),
     };
     match verdict {
-        Verdict::Allow if endpoint.has(HAS_LINK) => true,
         Verdict::Allow => {
-            maps::count(endpoint.id, 0);
-            gateway::publish(&attempt, endpoint, socket.as_deref())
+            // With a link, that counts and publishes.
+            let counted = if endpoint.has(HAS_LINK) {
+                0
+            } else {
+                endpoint.id
+            };
+            if counted != 0 {
+                maps::count(counted, 0);
+            }
+            if lasts {
+                let storage = identify::storage_of_packet_or_new(&skb);
+                remember::<AT_EGRESS>(storage, &attempt, &seen, counted);
+            }
+            lasts || counted == 0 || gateway::publish(&attempt, endpoint, socket.as_deref())
         }
         // Packets are not sent elsewhere; `decide` redirects calls alone.
         Verdict::Redirect(_) => false,
@@ -74,13 +98,31 @@ pub(crate) fn passes(ctx: &SkBuffContext) -> bool {
     }
 }
 
+#[inline(always)]
+fn blank() -> Attempt {
+    Attempt::call(Layer::CgroupSkb, 0, Address::UNSPECIFIED, 0)
+}
+
+/// What [`read`] returns where the packet was read.
+const READ: u8 = 0;
+
+/// A function of its own, with a stack frame of its own: headers are copied out. Returns [`READ`] or
+/// the number of a reason.
+#[inline(never)]
+fn read(skb: *mut __sk_buff, attempt: &mut Attempt) -> u8 {
+    match parse_ip(&Skb(skb), 0, attempt) {
+        Ok(()) => READ,
+        Err(reason) => reason as u8,
+    }
+}
+
 /// Whether the source address is the endpoint's own, which is the node's. In a network namespace of
 /// one's own making one has any address; and a socket may be bound to one that the node has not.
 #[inline(always)]
 fn is_own(socket: &Socket, endpoint: &Endpoint, attempt: &Attempt, gateway: &Gateway) -> bool {
     let source = &attempt.source;
     socket.namespace == endpoint.namespace
-        && (gateway.is_at(source) || Maps(core::ptr::null_mut()).class_of(source) == Class::Node)
+        && (gateway.is_at(source) || Maps::of_packets().class_of(source) == Class::Node)
 }
 
 /// Looks at what goes to an endpoint without a link; with one, the link sees it.
@@ -91,7 +133,7 @@ pub(crate) fn note_inbound(ctx: &SkBuffContext) {
         return;
     };
     // As for what is sent; but a listener older than the enforcement has no storage, and answers.
-    let elsewhere = identify::socket_of_packet(&skb)
+    let elsewhere = identify::known(identify::storage_of_packet(&skb))
         .is_some_and(|socket| socket.namespace != endpoint.namespace);
     if !endpoint.has(HAS_LINK) && !elsewhere {
         flows::note(&skb, 0, endpoint);

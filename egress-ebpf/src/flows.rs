@@ -85,7 +85,7 @@ fn open(endpoint: &Endpoint, key: &FlowKey) {
 /// TCP of the node and the cluster, and what the policy says.
 #[inline(always)]
 fn may_open(endpoint: &Endpoint, key: &FlowKey) -> bool {
-    let is_inside = Maps(core::ptr::null_mut()).class_of(&key.remote) != Class::Outside;
+    let is_inside = Maps::of_packets().class_of(&key.remote) != Class::Outside;
     is_inside && key.protocol == TCP || maps::may_open(endpoint.id, key)
 }
 

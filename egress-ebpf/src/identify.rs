@@ -1,6 +1,7 @@
 //! Whose socket, whose packet.
 
 use crate::{context::Skb, maps};
+use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_comm,
     bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_get_netns_cookie, bpf_ktime_get_boot_ns,
@@ -51,23 +52,45 @@ fn deepest(levels: u32, ancestor: impl Fn(i32) -> u64) -> Option<&'static Endpoi
     None
 }
 
-/// The storage of the socket behind a packet, where there is a full socket.
+/// The storage of the socket behind a packet; null where there is no full socket, or it has none.
 #[inline(always)]
-pub(crate) fn socket_of_packet(skb: &Skb) -> Option<&'static mut Socket> {
+pub(crate) fn storage_of_packet(skb: &Skb) -> *mut Socket {
+    // SAFETY: the packet's own socket; the helper gives null for request and time-wait sockets.
+    let found = unsafe { fullsock(skb).and_then(|sk| maps::socket(sk)) };
+    found.map_or(core::ptr::null_mut(), core::ptr::from_mut)
+}
+
+/// The same, made where there is none, with nothing known of the socket.
+#[inline(always)]
+pub(crate) fn storage_of_packet_or_new(skb: &Skb) -> *mut Socket {
+    // SAFETY: as above.
+    let found = unsafe { fullsock(skb).and_then(|sk| maps::socket_or_new(sk)) };
+    found.map_or(core::ptr::null_mut(), core::ptr::from_mut)
+}
+
+#[inline(always)]
+fn fullsock(skb: &Skb) -> Option<*mut bpf_sock> {
     let sk = skb.sock();
     if sk.is_null() {
         return None;
     }
-    // SAFETY: the packet's own socket; the helper gives null for request and time-wait sockets.
-    unsafe { maps::socket(bpf_sk_fullsock(sk)) }
+    // SAFETY: the packet's own socket.
+    let sk = unsafe { bpf_sk_fullsock(sk) };
+    (!sk.is_null()).then_some(sk)
 }
 
-/// A new socket's storage. The context is that of `sock_create` or of a sock_addr hook.
+/// The socket of a storage, where something is known of it.
 #[inline(always)]
-pub(crate) fn new_socket(ctx: *mut c_void, endpoint: &Endpoint, process: Process) -> Socket {
+pub(crate) fn known<'a>(storage: *mut Socket) -> Option<&'a mut Socket> {
+    // SAFETY: null, or the storage of a live socket.
+    unsafe { storage.as_mut() }.filter(|socket| socket.cgroup != 0)
+}
+
+/// The cookie of the network namespace. The context is that of `sock_create` or of a sock_addr hook.
+#[inline(always)]
+pub(crate) fn namespace(ctx: *mut c_void) -> u64 {
     // SAFETY: the context is the program's own.
-    let namespace = unsafe { bpf_get_netns_cookie(ctx) };
-    Socket::of(endpoint.cgroup, namespace, process)
+    unsafe { bpf_get_netns_cookie(ctx) }
 }
 
 /// The current task, as the creator of a socket.

@@ -7,6 +7,7 @@
 
 mod connect;
 mod context;
+mod decided;
 mod diagnose;
 mod egress;
 mod flows;

@@ -281,20 +281,17 @@ pub(crate) fn tell(ctx: *mut c_void, event: &Event) -> bool {
 #[inline(always)]
 pub(crate) unsafe fn socket(sk: *mut bpf_sock) -> Option<&'static mut Socket> {
     // SAFETY: the caller's; the storage lives as long as the socket.
-    unsafe { storage(&raw const SOCKETS, sk, core::ptr::null_mut()) }
+    unsafe { storage(&raw const SOCKETS, sk) }
 }
 
-/// The storage of an endpoint's socket, made from `initial` where there is none.
+/// The storage of an endpoint's socket, made of zeros where there is none.
 ///
 /// # Safety
 /// As for [`socket`].
 #[inline(always)]
-pub(crate) unsafe fn socket_or(
-    sk: *mut bpf_sock,
-    initial: &mut Socket,
-) -> Option<&'static mut Socket> {
+pub(crate) unsafe fn socket_or_new(sk: *mut bpf_sock) -> Option<&'static mut Socket> {
     // SAFETY: the caller's.
-    unsafe { storage(&raw const SOCKETS, sk, initial) }
+    unsafe { storage_or(&raw const SOCKETS, sk, core::ptr::null_mut()) }
 }
 
 /// The origin attached to a socket of the gateway.
@@ -304,7 +301,7 @@ pub(crate) unsafe fn socket_or(
 #[inline(always)]
 pub(crate) unsafe fn accepted(sk: *mut bpf_sock) -> Option<&'static mut Origin> {
     // SAFETY: the caller's.
-    unsafe { storage(&raw const ACCEPTED, sk, core::ptr::null_mut()) }
+    unsafe { storage(&raw const ACCEPTED, sk) }
 }
 
 /// Attaches an origin to a socket of the gateway.
@@ -315,7 +312,7 @@ pub(crate) unsafe fn accepted(sk: *mut bpf_sock) -> Option<&'static mut Origin> 
 pub(crate) unsafe fn attach_origin(sk: *mut bpf_sock, origin: &Origin) -> bool {
     let mut initial = *origin;
     // SAFETY: the caller's.
-    match unsafe { storage(&raw const ACCEPTED, sk, &mut initial) } {
+    match unsafe { storage_or(&raw const ACCEPTED, sk, &mut initial) } {
         Some(slot) => {
             *slot = *origin;
             true
@@ -324,21 +321,34 @@ pub(crate) unsafe fn attach_origin(sk: *mut bpf_sock, origin: &Origin) -> bool {
     }
 }
 
-/// aya-ebpf's own accessor takes a sock_addr context alone, so the helper is called by hand.
 #[inline(always)]
-unsafe fn storage<T>(
+unsafe fn storage<T>(map: *const SkStorage<T>, sk: *mut bpf_sock) -> Option<&'static mut T> {
+    // SAFETY: the caller's.
+    unsafe { storage_get(map, sk, core::ptr::null_mut(), 0) }
+}
+
+/// From `initial` or zeros, where there is none.
+#[inline(always)]
+unsafe fn storage_or<T>(
     map: *const SkStorage<T>,
     sk: *mut bpf_sock,
     initial: *mut T,
 ) -> Option<&'static mut T> {
+    // SAFETY: the caller's.
+    unsafe { storage_get(map, sk, initial, BPF_SK_STORAGE_GET_F_CREATE) }
+}
+
+/// aya-ebpf's own accessor takes a sock_addr context alone, so the helper is called by hand.
+#[inline(always)]
+unsafe fn storage_get<T>(
+    map: *const SkStorage<T>,
+    sk: *mut bpf_sock,
+    initial: *mut T,
+    flags: u32,
+) -> Option<&'static mut T> {
     if sk.is_null() {
         return None;
     }
-    let flags = if initial.is_null() {
-        0
-    } else {
-        BPF_SK_STORAGE_GET_F_CREATE
-    };
     let map: *mut c_void = map.cast_mut().cast();
     // SAFETY: a socket from the context and a map of the right value type.
     unsafe {

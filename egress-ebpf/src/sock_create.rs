@@ -24,14 +24,12 @@ pub(crate) fn passes(ctx: &SockContext) -> bool {
     // SAFETY: the context is valid for the whole program.
     let (kind, protocol) = unsafe { ((*ctx.sock).type_, (*ctx.sock).protocol) };
     // SAFETY: the context's own socket.
-    let stored = unsafe {
-        let mut initial = identify::new_socket(ctx.as_ptr(), endpoint, process);
-        maps::socket_or(ctx.as_ptr().cast(), &mut initial)
-    };
-    if stored.is_none() {
+    let Some(socket) = (unsafe { maps::socket_or_new(ctx.as_ptr().cast()) }) else {
         diagnose::no_storage(endpoint.id);
         return false;
-    }
+    };
+    let namespace = identify::namespace(ctx.as_ptr());
+    socket.begin(endpoint.cgroup, namespace, process);
     if endpoint.has(HAS_LINK) {
         return true;
     }

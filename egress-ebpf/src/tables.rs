@@ -1,6 +1,6 @@
 //! The decision's look-ups, in the maps.
 
-use crate::{flows, maps};
+use crate::{flows, gateway::publishes, maps};
 use aya_ebpf::{
     bindings::{
         bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
@@ -8,7 +8,7 @@ use aya_ebpf::{
     },
     helpers::{bpf_sk_lookup_tcp, bpf_sk_release},
 };
-use core::{ffi::c_void, mem::zeroed};
+use core::{cell::Cell, ffi::c_void, mem::zeroed};
 use egress_common::{
     address::Address,
     attempt::Attempt,
@@ -18,6 +18,46 @@ use egress_common::{
     verdict::{DropReason, Service, Verdict},
 };
 
+/// What came of a decision, as a number: the verifier follows one of those without taking each for
+/// a way of its own.
+#[derive(Clone, Copy)]
+pub(crate) struct Outcome(u8);
+
+// Beside the numbers of reasons.
+const ALLOW: u8 = 128;
+const ALLOW_ONCE: u8 = 129;
+const TO_PROXY: u8 = 130;
+const TO_RESOLVER: u8 = 131;
+
+impl Outcome {
+    /// Allowed, this time.
+    pub(crate) const ONCE: Self = Self(ALLOW_ONCE);
+
+    /// Denied, by a reason's number.
+    #[inline(always)]
+    pub(crate) const fn of_number(reason: u8) -> Self {
+        Self(reason)
+    }
+
+    /// Whether the next attempt like this one is allowed, too.
+    #[inline(always)]
+    pub(crate) const fn lasts(self) -> bool {
+        self.0 == ALLOW
+    }
+
+    #[inline(always)]
+    pub(crate) fn verdict(self) -> Verdict {
+        match self.0 {
+            ALLOW | ALLOW_ONCE => Verdict::Allow,
+            TO_PROXY => Verdict::Redirect(Service::Proxy),
+            TO_RESOLVER => Verdict::Redirect(Service::Resolver),
+            denied => {
+                Verdict::Deny(DropReason::from_number(denied).unwrap_or(DropReason::Internal))
+            }
+        }
+    }
+}
+
 /// Asks [`decide`]. The attempt's context is needed where it is a call; null for packets.
 #[inline(always)]
 pub(crate) fn judge(
@@ -25,24 +65,17 @@ pub(crate) fn judge(
     attempt: &Attempt,
     endpoint: &Endpoint,
     gateway: &Gateway,
-) -> Verdict {
-    match decide_apart(ctx, attempt, endpoint, gateway) {
-        ALLOW => Verdict::Allow,
-        TO_PROXY => Verdict::Redirect(Service::Proxy),
-        TO_RESOLVER => Verdict::Redirect(Service::Resolver),
-        denied => Verdict::Deny(DropReason::from_number(denied).unwrap_or(DropReason::Internal)),
-    }
+) -> Outcome {
+    Outcome(decide_apart(ctx, attempt, endpoint, gateway))
 }
-
-// Outcomes beside the numbers of reasons.
-const ALLOW: u8 = 128;
-const TO_PROXY: u8 = 129;
-const TO_RESOLVER: u8 = 130;
 
 /// A function of its own, so that its keys lie in a stack frame of their own.
 #[inline(never)]
 fn decide_apart(ctx: *mut c_void, attempt: &Attempt, endpoint: &Endpoint, gateway: &Gateway) -> u8 {
-    let outcome = match decide(attempt, endpoint, gateway, &Maps(ctx)) {
+    let maps = Maps::new(ctx);
+    let outcome = match decide(attempt, endpoint, gateway, &maps) {
+        // An answer is one only while its flow is known, and what opens something is published.
+        Verdict::Allow if maps.answered.get() || publishes(attempt, gateway) => ALLOW_ONCE,
         Verdict::Allow => ALLOW,
         Verdict::Redirect(Service::Proxy) => TO_PROXY,
         Verdict::Redirect(Service::Resolver) => TO_RESOLVER,
@@ -63,8 +96,29 @@ fn forgotten(value: u8) -> u8 {
     }
 }
 
-/// The maps, and the context for the one look-up that needs it; null where calls are not judged.
-pub(crate) struct Maps(pub(crate) *mut c_void);
+/// The maps, and the context for the one look-up that needs it.
+pub(crate) struct Maps {
+    ctx: *mut c_void,
+    /// Whether an answer was found to be one.
+    answered: Cell<bool>,
+}
+
+impl Maps {
+    /// With the context of a call.
+    #[inline(always)]
+    pub(crate) const fn new(ctx: *mut c_void) -> Self {
+        Self {
+            ctx,
+            answered: Cell::new(false),
+        }
+    }
+
+    /// Where no calls are judged.
+    #[inline(always)]
+    pub(crate) const fn of_packets() -> Self {
+        Self::new(core::ptr::null_mut())
+    }
+}
 
 impl Tables for Maps {
     #[inline(always)]
@@ -95,14 +149,16 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn is_reply(&self, endpoint: u32, attempt: &Attempt) -> bool {
-        flows::answers(endpoint, attempt)
+        let answers = flows::answers(endpoint, attempt);
+        self.answered.set(answers);
+        answers
     }
 
     #[inline(always)]
     fn is_listening(&self, attempt: &Attempt) -> bool {
         /// BPF_F_CURRENT_NETNS: the namespace of the socket that connects.
         const CURRENT_NETNS: u64 = u64::MAX;
-        if self.0.is_null() {
+        if self.ctx.is_null() {
             return false;
         }
         // SAFETY: all zeroes is a valid tuple.
@@ -128,7 +184,7 @@ impl Tables for Maps {
         };
         // SAFETY: the context is this program's own, and what was found is released.
         unsafe {
-            let found = bpf_sk_lookup_tcp(self.0, &mut tuple, size as u32, CURRENT_NETNS, 0);
+            let found = bpf_sk_lookup_tcp(self.ctx, &mut tuple, size as u32, CURRENT_NETNS, 0);
             if found.is_null() {
                 return false;
             }

@@ -325,6 +325,7 @@ impl Instance {
         self.enforcer.retain_endpoints(&states)?;
         // Nobody has their numbers any more.
         self.enforcer.retain_direct(&direct)?;
+        self.enforcer.forget_decisions()?;
         // Those of endpoints that have gone stay for their last records.
         self.names.extend(plan.endpoints.iter().map(|plan| {
             let audit = plan.state.mode == egress_common::endpoint::MODE_AUDIT;

@@ -5,7 +5,7 @@ use crate::enforcer::{
 };
 use aya::{
     Pod,
-    maps::{Array, HashMap, LpmTrie, MapData, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, MapData, MapError, lpm_trie::Key},
 };
 use egress_common::{
     address::Address,
@@ -69,11 +69,19 @@ impl Enforcer {
             gateway,
             cgroup_levels: levels,
             reserved: 0,
+            generation: new_generation()?,
         };
         let mut map: Array<&mut MapData, Config> = self.map(maps::CONFIG)?;
         map.set(0, config, 0).map_err(failed(maps::CONFIG))?;
         self.written.note(maps::CONFIG, &0_u32, &config);
         Ok(())
+    }
+
+    /// Has the programs judge anew what they remember to have allowed: after a change.
+    pub fn forget_decisions(&mut self) -> Result<(), EnforcerError> {
+        let map: Array<&mut MapData, Config> = self.map(maps::CONFIG)?;
+        let config = map.get(&0, 0).map_err(failed(maps::CONFIG))?;
+        self.set_config(config.gateway, config.cgroup_levels)
     }
 
     /// Writes an endpoint, itself before what points to it.
@@ -312,6 +320,15 @@ pub fn pinned_policies(pins: &Path) -> Result<BTreeMap<u32, u32>, EnforcerError>
     let endpoints: Vec<Endpoint> = map.iter().collect::<Result<_, _>>().map_err(failed)?;
     let endpoints = endpoints.into_iter().filter(|endpoint| endpoint.id != 0);
     Ok(endpoints.map(|it| (it.id, it.policy)).collect())
+}
+
+/// A number that no other agent or moment has had.
+fn new_generation() -> Result<u64, EnforcerError> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| failed(maps::CONFIG)(MapError::IoError(error.into())))?;
+    // 0 is nobody's.
+    Ok(u64::from_ne_bytes(bytes).max(1))
 }
 
 /// The endpoint's addresses and its next hop's.

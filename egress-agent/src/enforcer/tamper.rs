@@ -266,12 +266,24 @@ impl Enforcer {
         faults.extend(self.mend_filters());
         faults.extend(self.mend_own());
         let pins = self.pins.clone();
+        let mut changed = Vec::new();
         for (name, copy) in &mut self.written.0 {
             faults.extend(copy.mend_pin(name, &bpffs::map(&pins, name)));
             if WATCHED.contains(name) {
-                faults.extend(copy.mend(name));
+                changed.extend(copy.mend(name));
             }
         }
+        // What was allowed by what was strange is not allowed any longer.
+        if !changed.is_empty()
+            && let Err(error) = self.forget_decisions()
+        {
+            changed.push(Fault {
+                endpoint: None,
+                what: "what sockets remember to be allowed could not be taken back".into(),
+                failed: Some(error.to_string()),
+            });
+        }
+        faults.extend(changed);
         faults
     }
 

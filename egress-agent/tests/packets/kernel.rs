@@ -218,6 +218,7 @@ impl Kernel {
             gateway: scene::gateway(),
             cgroup_levels: levels,
             reserved: 0,
+            generation: 1,
         };
         self.set(maps::CONFIG, 0, config);
     }
