@@ -136,8 +136,17 @@ impl Bytes for Skb {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         let mut bytes = MaybeUninit::<[u8; N]>::uninit();
-        // SAFETY: the helper writes all N bytes or fails.
+        // SAFETY: between the two ends, which the verifier checks, there are as many bytes; the
+        // helper writes all N bytes or fails.
         unsafe {
+            let data = (&raw const (*self.0).data).read_volatile() as usize as *const u8;
+            let end = (&raw const (*self.0).data_end).read_volatile() as usize as *const u8;
+            let start = data.add(offset as usize);
+            if start.add(N) <= end {
+                bytes.as_mut_ptr().copy_from_nonoverlapping(start.cast(), 1);
+                return Some(bytes.assume_init());
+            }
+            // Not linear, or not there.
             match bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), N as u32) {
                 0 => Some(bytes.assume_init()),
                 _ => None,

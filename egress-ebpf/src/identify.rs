@@ -1,11 +1,10 @@
 //! Whose socket, whose packet.
 
 use crate::{context::Skb, maps};
-use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_comm,
     bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_get_netns_cookie, bpf_ktime_get_boot_ns,
-    bpf_sk_fullsock, bpf_skb_ancestor_cgroup_id,
+    bpf_skb_ancestor_cgroup_id,
 };
 use core::ffi::c_void;
 use egress_common::{endpoint::Endpoint, process::Process, socket::Socket};
@@ -55,8 +54,8 @@ fn deepest(levels: u32, ancestor: impl Fn(i32) -> u64) -> Option<&'static Endpoi
 /// The storage of the socket behind a packet; null where there is no full socket, or it has none.
 #[inline(always)]
 pub(crate) fn storage_of_packet(skb: &Skb) -> *mut Socket {
-    // SAFETY: the packet's own socket; the helper gives null for request and time-wait sockets.
-    let found = unsafe { fullsock(skb).and_then(|sk| maps::socket(sk)) };
+    // SAFETY: the packet's own socket; request and time-wait sockets have no storage.
+    let found = unsafe { maps::socket(skb.sock()) };
     found.map_or(core::ptr::null_mut(), core::ptr::from_mut)
 }
 
@@ -64,19 +63,8 @@ pub(crate) fn storage_of_packet(skb: &Skb) -> *mut Socket {
 #[inline(always)]
 pub(crate) fn storage_of_packet_or_new(skb: &Skb) -> *mut Socket {
     // SAFETY: as above.
-    let found = unsafe { fullsock(skb).and_then(|sk| maps::socket_or_new(sk)) };
+    let found = unsafe { maps::socket_or_new(skb.sock()) };
     found.map_or(core::ptr::null_mut(), core::ptr::from_mut)
-}
-
-#[inline(always)]
-fn fullsock(skb: &Skb) -> Option<*mut bpf_sock> {
-    let sk = skb.sock();
-    if sk.is_null() {
-        return None;
-    }
-    // SAFETY: the packet's own socket.
-    let sk = unsafe { bpf_sk_fullsock(sk) };
-    (!sk.is_null()).then_some(sk)
 }
 
 /// The socket of a storage, where something is known of it.
