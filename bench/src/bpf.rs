@@ -121,16 +121,16 @@ pub(crate) fn update_all(
     Ok(())
 }
 
-/// Runs a program on a frame so many times; the mean time of one, in nanoseconds, as the kernel
-/// tells it: whole ones.
-pub(crate) fn run(program: BorrowedFd<'_>, frame: &[u8], times: u32) -> Result<f64> {
+/// Runs a program on a frame so many times; its last verdict, and the mean time of one run in
+/// nanoseconds, as the kernel tells it: whole ones.
+pub(crate) fn run(program: BorrowedFd<'_>, frame: &[u8], times: u32) -> Result<(u32, f64)> {
     let mut words = [0_u32; 20];
     words[0] = program.as_raw_fd() as u32;
     words[2] = frame.len() as u32;
     put(&mut words, 4, frame.as_ptr() as u64);
     words[8] = times;
     bpf(PROG_TEST_RUN, &mut words).context("could not run a program")?;
-    Ok(f64::from(words[9]))
+    Ok((words[1], f64::from(words[9])))
 }
 
 /// Attaches to an interface of the thread's namespace, as long as the descriptor is open.

@@ -7,7 +7,9 @@
 
 mod bpf;
 mod cgroup;
+mod clock;
 mod figures;
+mod flood;
 mod kernel;
 mod runs;
 mod table;
@@ -47,6 +49,8 @@ struct Arguments {
 enum Part {
     /// Each program by BPF_PROG_TEST_RUN
     Runs,
+    /// A UDP flood over veth
+    Flood,
 }
 
 /// How long it may take.
@@ -73,6 +77,9 @@ fn main() -> Result<()> {
     let mut found = Map::new();
     if wanted(Part::Runs) {
         found.insert("runs".into(), runs::measure(effort, &mut table)?);
+    }
+    if wanted(Part::Flood) {
+        found.insert("flood".into(), flood::measure(effort, &mut table)?);
     }
     table.end();
     let path = arguments.output.join("enforcer.json");
