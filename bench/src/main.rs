@@ -11,8 +11,10 @@ mod clock;
 mod figures;
 mod flood;
 mod kernel;
+mod load;
 mod runs;
 mod table;
+mod tcp;
 mod tiny;
 
 // The packets and the scene of the tests.
@@ -23,10 +25,10 @@ mod frame;
 #[path = "../../egress-agent/tests/packets/scene.rs"]
 mod scene;
 
-use std::{fs, path::PathBuf};
+use std::{fs, net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context as _, Result};
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::{Map, Value};
 
 use crate::table::Table;
@@ -43,6 +45,19 @@ struct Arguments {
     /// Only these parts
     #[arg(long, value_enum)]
     only: Vec<Part>,
+    #[command(subcommand)]
+    own: Option<Own>,
+}
+
+/// What it starts itself.
+#[derive(Subcommand)]
+enum Own {
+    /// A client in a pod
+    #[command(hide = true)]
+    Client {
+        /// To whom
+        server: SocketAddr,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -51,6 +66,10 @@ enum Part {
     Runs,
     /// A UDP flood over veth
     Flood,
+    /// TCP over veth
+    Tcp,
+    /// Loading very much
+    Load,
 }
 
 /// How long it may take.
@@ -68,6 +87,9 @@ impl Effort {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if let Some(Own::Client { server }) = arguments.own {
+        return tcp::client(server);
+    }
     let effort = Effort {
         quick: arguments.quick,
     };
@@ -80,6 +102,12 @@ fn main() -> Result<()> {
     }
     if wanted(Part::Flood) {
         found.insert("flood".into(), flood::measure(effort, &mut table)?);
+    }
+    if wanted(Part::Tcp) {
+        found.insert("tcp".into(), tcp::measure(effort, &mut table)?);
+    }
+    if wanted(Part::Load) {
+        found.insert("load".into(), load::measure(effort, &mut table)?);
     }
     table.end();
     let path = arguments.output.join("enforcer.json");
