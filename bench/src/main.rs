@@ -7,6 +7,7 @@
 
 mod bpf;
 mod cgroup;
+mod chart;
 mod clock;
 mod figures;
 mod flood;
@@ -111,8 +112,11 @@ fn main() -> Result<()> {
     }
     table.end();
     let path = arguments.output.join("enforcer.json");
-    let text = serde_json::to_string_pretty(&Value::Object(found))?;
+    let text = serde_json::to_string_pretty(&Value::Object(found.clone()))?;
     fs::write(&path, text + "\n").with_context(|| format!("could not write {}", path.display()))?;
     println!("figures: {}", path.display());
+    for picture in chart::write(&arguments.output, &found)? {
+        println!("picture: {picture}");
+    }
     Ok(())
 }
