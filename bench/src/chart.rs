@@ -185,7 +185,10 @@ fn lines(title: &str, below: &str, labels: &[String], series: &[(&str, Vec<f64>)
     const BOTTOM: f64 = 60.0;
     let most = series.iter().flat_map(|(_, values)| values);
     let most = most.fold(100.0_f64, |a, b| a.max(*b));
-    let decades = (most / 10.0).log10().ceil();
+    let steps = (1..=6).flat_map(|decade| [1.0, 2.0, 5.0].map(|step| step * 10_f64.powi(decade)));
+    let steps: Vec<f64> = steps.collect();
+    let top = steps.iter().copied().find(|step| *step >= most);
+    let decades = (top.unwrap_or(most) / 10.0).log10();
     let x =
         |at: usize| LEFT + at as f64 / (labels.len().max(2) - 1) as f64 * (WIDTH - LEFT - RIGHT);
     let y = |value: f64| {
@@ -193,22 +196,16 @@ fn lines(title: &str, below: &str, labels: &[String], series: &[(&str, Vec<f64>)
         HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
     };
     let mut svg = begin(WIDTH, HEIGHT, title);
-    for decade in 0..=decades as i32 {
-        for step in [1.0, 2.0, 5.0] {
-            let value = step * 10_f64.powi(decade + 1);
-            if y(value) < TOP - 1.0 {
-                continue;
-            }
-            line(
-                &mut svg,
-                (LEFT, y(value)),
-                (WIDTH - RIGHT, y(value)),
-                "#dddddd",
-                "",
-            );
-            let label = format!("{value}");
-            put_text(&mut svg, LEFT - 8.0, y(value) + 4.0, "end", "", &label);
-        }
+    for value in steps.into_iter().filter(|step| y(*step) > TOP - 1.0) {
+        line(
+            &mut svg,
+            (LEFT, y(value)),
+            (WIDTH - RIGHT, y(value)),
+            "#dddddd",
+            "",
+        );
+        let label = format!("{value}");
+        put_text(&mut svg, LEFT - 8.0, y(value) + 4.0, "end", "", &label);
     }
     for (at, label) in labels.iter().enumerate() {
         put_text(&mut svg, x(at), HEIGHT - BOTTOM + 20.0, "middle", "", label);

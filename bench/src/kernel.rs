@@ -1,7 +1,12 @@
 //! The object's programs and maps, filled for one endpoint under test, many beside it and very many
 //! direct entries. Attached to nothing and pinned nowhere.
 
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::{
+    fs,
+    os::fd::{AsFd as _, BorrowedFd},
+    path::Path,
+    sync::OnceLock,
+};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -23,6 +28,18 @@ pub(crate) const PORT: u16 = 4_000;
 
 const UDP: u8 = 17;
 
+/// What was read in place of this build's object.
+static OTHER: OnceLock<Vec<u8>> = OnceLock::new();
+
+/// Loads another object from now on.
+pub(crate) fn use_object(path: &Path) -> Result<()> {
+    let object = fs::read(path);
+    let object = object.with_context(|| format!("could not read {}", path.display()))?;
+    OTHER
+        .set(object)
+        .map_err(|_object| anyhow::anyhow!("an object was chosen already"))
+}
+
 /// What a table is filled with.
 #[derive(Clone, Copy)]
 pub(crate) struct Size {
@@ -43,7 +60,9 @@ impl Kernel {
         loader
             .btf(Some(&btf))
             .override_global("AYA_LOG_LEVEL", &0_u8, true);
-        let mut ebpf = loader.load(OBJECT).context("could not load the object")?;
+        let mut ebpf = loader
+            .load(OTHER.get().map_or(OBJECT, Vec::as_slice))
+            .context("could not load the object")?;
         for name in ["egress_link_out", "egress_link_in"] {
             let program = ebpf
                 .program_mut(name)

@@ -46,6 +46,9 @@ struct Arguments {
     /// Only these parts
     #[arg(long, value_enum)]
     only: Vec<Part>,
+    /// Another BPF object than this build's, for the programs one by one and the flood: to compare
+    #[arg(long)]
+    object: Option<PathBuf>,
     #[command(subcommand)]
     own: Option<Own>,
 }
@@ -90,6 +93,9 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if let Some(Own::Client { server }) = arguments.own {
         return tcp::client(server);
+    }
+    if let Some(path) = &arguments.object {
+        kernel::use_object(path)?;
     }
     let effort = Effort {
         quick: arguments.quick,
