@@ -1,10 +1,12 @@
-//! `cargo xtask`: sets up a machine, builds the BPF object and the agent, shows and tests them.
+//! `cargo xtask`: sets up a machine, builds the BPF object and the agent, shows, tests and measures
+//! them.
 #![allow(
     clippy::print_stdout,
     reason = "a command-line tool: what it prints is its result"
 )]
 
 mod agent;
+mod bench;
 mod ci;
 mod ebpf;
 mod environment;
@@ -33,7 +35,7 @@ struct Arguments {
 enum Task {
     /// Install what is missing on this machine, or say exactly what to run
     Setup {
-        /// For what; each includes the one before: build, demo, test, kernel, ci
+        /// For what; each includes the one before: build, demo, bench, test, kernel, ci
         #[arg(value_enum, default_value_t = Needs::Test)]
         needs: Needs,
     },
@@ -58,6 +60,15 @@ enum Task {
         /// Passed to the tests, e.g. a part of a test's name
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         filter: Vec<String>,
+    },
+    /// Set up, build optimised, and measure beside others; needs root
+    Bench {
+        /// What
+        #[arg(value_enum)]
+        what: bench::Subject,
+        /// About a minute, and rough
+        #[arg(long)]
+        quick: bool,
     },
     /// Build the fuzzers, and run each or one of them
     Fuzz {
@@ -87,6 +98,7 @@ fn main() -> Result<()> {
             Some(version) => suite::test_in(version, &filter),
             None => suite::test(&filter),
         },
+        Task::Bench { what, quick } => bench::run(what, quick),
         Task::Fuzz { target, seconds } => fuzz::run(target, seconds),
         Task::Ci => ci::run(),
     }

@@ -18,6 +18,8 @@ pub(crate) enum Needs {
     Build,
     /// Show the demo
     Demo,
+    /// Measure
+    Bench,
     /// Run every test
     Test,
     /// Run the tests in other kernels
@@ -41,6 +43,9 @@ const TOOLS: &[Tool] = &[
     tool("openssl", "openssl", Needs::Demo),
     tool("ping", "iputils-ping", Needs::Demo),
     tool("dnsmasq", "dnsmasq-base", Needs::Demo),
+    tool("nft", "nftables", Needs::Bench),
+    tool("ipset", "ipset", Needs::Bench),
+    tool("iptables-legacy", "iptables", Needs::Bench),
     tool("python3", "python3", Needs::Test),
     tool("node", "nodejs", Needs::Test),
     tool("git", "git", Needs::Test),
@@ -49,7 +54,6 @@ const TOOLS: &[Tool] = &[
     tool("iodine", "iodine", Needs::Test),
     tool("dns2tcpc", "dns2tcp", Needs::Test),
     tool("tmux", "tmux", Needs::Test),
-    tool("nft", "nftables", Needs::Test),
     tool("go", "golang-go", Needs::Test),
     tool("chromium", "chromium", Needs::Test),
     tool("qemu-system-x86_64", "qemu-system-x86", Needs::Kernel),

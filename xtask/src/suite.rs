@@ -70,11 +70,11 @@ pub(crate) fn test_core_in(versions: &[kernel::Version]) -> Result<()> {
 }
 
 /// The tests and the demo find the binary that was built here, not whichever lies around.
-fn with_agent<'a>(command: &'a mut Command, agent: &Path) -> &'a mut Command {
+pub(crate) fn with_agent<'a>(command: &'a mut Command, agent: &Path) -> &'a mut Command {
     command.env("EGRESS_AGENT", agent)
 }
 
-fn must_be_root(task: &str) -> Result<()> {
+pub(crate) fn must_be_root(task: &str) -> Result<()> {
     let user = progress::output(Command::new("id").arg("-u"));
     if user.as_deref() != Some("0") {
         bail!(

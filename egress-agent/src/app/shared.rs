@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Direct entries, in order and each once.
-pub(super) type Direct = Arc<[DirectEntry]>;
+pub(super) type Direct = Arc<Vec<DirectEntry>>;
 
 /// What the policies that select an endpoint come to.
 #[derive(Clone, Debug)]
@@ -184,7 +184,7 @@ mod tests {
             protocol: 6,
             port: 443,
         });
-        entries.collect()
+        Arc::new(entries.collect())
     }
 
     fn assign(numbers: &mut Numbers, wanted: &[(u32, &[&str])]) -> Vec<u32> {

@@ -54,8 +54,9 @@ impl DirectEntry {
     }
 }
 
-/// Direct entries by the policy's number.
-pub type DirectEntries = BTreeMap<u32, Arc<[DirectEntry]>>;
+/// Direct entries by the policy's number. Vectors, since of those the library sees that two are one,
+/// and compares no further.
+pub type DirectEntries = BTreeMap<u32, Arc<Vec<DirectEntry>>>;
 
 /// One of the two maps.
 #[derive(Clone, Copy)]
@@ -116,7 +117,7 @@ impl Enforcer {
     /// A map is full, or the kernel refuses; what was written before that stays.
     pub fn set_direct(&mut self, entries: &DirectEntries) -> Result<(), EnforcerError> {
         let before = self.direct.take();
-        let is_as_before = |policy: &u32, entries: &Arc<[DirectEntry]>| {
+        let is_as_before = |policy: &u32, entries: &Arc<Vec<DirectEntry>>| {
             let before = before.as_ref().and_then(|before| before.get(policy));
             before.is_some_and(|it| Arc::ptr_eq(it, entries))
         };

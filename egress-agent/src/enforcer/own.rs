@@ -71,6 +71,22 @@ pub struct Closed {
     pub repeats: u64,
 }
 
+/// Gives an endpoint its own maps where there is no instance: for tests and measurements. Nothing is
+/// pinned.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn give(ebpf: &aya::Ebpf, endpoint: u32) -> io::Result<()> {
+    for (name, shape) in &SHAPES {
+        let Some(aya::maps::Map::ArrayOfMaps(outer)) = ebpf.map(name) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let map = sys::map_create(name, shape)?;
+        sys::put_map(outer.fd().as_fd(), endpoint, map.as_fd())?;
+    }
+    Ok(())
+}
+
 impl Own {
     /// Closes the windows that are over.
     pub(super) fn close(&mut self, now_ns: u64) -> io::Result<Vec<Closed>> {

@@ -8,7 +8,7 @@ use aya::{
     maps::{Array, ArrayOfMaps, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
     programs::{CgroupSkb, SchedClassifier},
 };
-use egress_agent::enforcer::OBJECT;
+use egress_agent::enforcer::{OBJECT, own};
 use egress_common::{
     address::Address,
     endpoint::Endpoint,
@@ -64,31 +64,10 @@ impl Kernel {
             let program: &mut CgroupSkb = program.try_into().unwrap();
             program.load().expect("root, to load a program");
         }
-        let mut kernel = Self(ebpf);
         for endpoint in [0, scene::ID] {
-            kernel.give_own(endpoint);
+            own::give(&ebpf, endpoint).expect("root, to make maps");
         }
-        kernel
-    }
-
-    /// Gives an endpoint the maps that are its own, made as the object says.
-    fn give_own(&mut self, endpoint: u32) {
-        let object = aya_obj::Object::parse(OBJECT).unwrap();
-        for name in maps::PER_ENDPOINT {
-            let inner = object.maps[name].inner().unwrap();
-            // Without the object's type information, which is not at hand here.
-            let plain = aya_obj::Map::new_from_params(
-                inner.map_type(),
-                inner.key_size(),
-                inner.value_size(),
-                inner.max_entries(),
-                inner.map_flags(),
-            );
-            let map = MapData::create(plain, name, None).unwrap();
-            let outer = self.0.map_mut(name).unwrap();
-            let mut outer: ArrayOfMaps<&mut MapData> = outer.try_into().unwrap();
-            outer.set(endpoint, &map, 0).unwrap();
-        }
+        Self(ebpf)
     }
 
     /// What the programs say, to be polled; they say everything, since nobody set a level.

@@ -180,7 +180,7 @@ pub(super) async fn plan(
                 false => Vec::new(),
             }
             .into(),
-            replies: [].into(),
+            replies: Default::default(),
             state,
             rules: allowed.rules.clone().into(),
         }],

@@ -1,0 +1,369 @@
+//! Each program over a table of packets, by `BPF_PROG_TEST_RUN`: how long above a program that does
+//! nothing, beside bare look-ups in the same tables.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use anyhow::{Result, ensure};
+use aya::maps::lpm_trie::Key;
+use egress_common::{
+    endpoint::HAS_LINK,
+    maps::{self, DirectKey},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    Effort, bpf,
+    cgroup::Inside,
+    figures::{self, Figures},
+    frame::{self, ACK, SYN},
+    kernel::{Kernel, PORT, Size, host, key, network, raw},
+    scene::{self, GATEWAY4, GATEWAY6, NEXT_HOP_MAC, NEXT_HOP4, NEXT_HOP6, OWN6, PROXY, RESOLVER},
+    table::{Mark, Table},
+    tiny,
+};
+
+/// The loopback device, on which the kernel runs them.
+const INTERFACE: u32 = 1;
+
+/// An address without an entry.
+const NOWHERE: [u8; 4] = [198, 51, 100, 7];
+
+/// Nanoseconds above an empty program that a packet of a decided flow may take.
+const DECIDED: f64 = 60.0;
+/// The same of a new flow, with a key that is in the processor's caches.
+const NEW: f64 = 150.0;
+/// How many times the bare look-up a random key may take.
+const RANDOM: f64 = 1.2;
+
+/// What a case is compared with.
+#[derive(Clone, Copy, PartialEq)]
+enum Sort {
+    /// The empty program on the same packet.
+    Same,
+    /// The empty program, each run with another destination.
+    Turn,
+    /// The empty program of a cgroup.
+    Cgroup,
+}
+
+struct Case<'a> {
+    name: &'static str,
+    program: BorrowedFd<'a>,
+    frame: Vec<u8>,
+    sort: Sort,
+}
+
+impl Case<'_> {
+    /// What must come out.
+    fn verdict(&self) -> u32 {
+        /// TCX_NEXT and TCX_DROP.
+        const NEXT: u32 = u32::MAX;
+        const DROP: u32 = 2;
+        match self.sort {
+            Sort::Cgroup => 1,
+            Sort::Same | Sort::Turn if self.name.contains("denied") => DROP,
+            Sort::Same | Sort::Turn => NEXT,
+        }
+    }
+}
+
+/// Which are packets of a flow that was decided before, and which open one.
+const DECIDED_CASES: [&str; 3] = [
+    "TCP on a flow to the gateway",
+    "TCP on a flow to a direct entry",
+    "TCP on a flow to the gateway, IPv6",
+];
+const NEW_CASES: [&str; 4] = [
+    "TCP, opens a flow to the gateway",
+    "TCP, opens a flow to a direct entry",
+    "UDP to a direct entry, one address",
+    "UDP to a direct network, one network",
+];
+
+/// Measures at every size.
+pub(crate) fn measure(effort: Effort, table: &mut Table) -> Result<Value> {
+    let mut found = Vec::new();
+    for entries in [1, 1_000, 100_000, 1_000_000] {
+        for endpoints in [1, 1_000] {
+            // More endpoints change other tables; two sizes show whether they matter.
+            if endpoints > 1 && !matches!(entries, 1 | 1_000_000) {
+                continue;
+            }
+            found.push(at(Size { entries, endpoints }, effort, table)?);
+        }
+    }
+    Ok(found.into())
+}
+
+fn at(size: Size, effort: Effort, table: &mut Table) -> Result<Value> {
+    let kernel = Kernel::new(size, INTERFACE)?;
+    let inside = Inside::enter()?;
+    let (id, level) = inside.id()?;
+    // Without a loopback of its own, on which nothing is looked at.
+    kernel.set_cgroup(id, level, HAS_LINK)?;
+    let (classifier, cgroup) = (tiny::empty(bpf::CLASSIFIER)?, tiny::empty(bpf::CGROUP_SKB)?);
+    let out = kernel.program("egress_link_out")?;
+    let hosts = destinations(|n| host(n % size.entries))?;
+    let networks = destinations(|n| network(n % size.entries))?;
+    let nowhere = destinations(|n| [198, 18 | (n >> 16 & 1) as u8, (n >> 8) as u8, n as u8])?;
+    let head = raw(&key([0; 4])).to_vec();
+    let trie_head = raw(&Key::new(DirectKey::HEAD_BITS + 128, key([0; 4]))).to_vec();
+    let bare_hash = tiny::look_up(kernel.map(maps::DIRECT_HOSTS)?, &head[..20])?;
+    let bare_trie = tiny::look_up(kernel.map(maps::DIRECT_NETWORKS)?, &trie_head[..24])?;
+    let turned = |program: BorrowedFd<'_>, which: &OwnedFd| tiny::in_turn(program, which.as_fd());
+    let turns = [
+        ("empty", turned(classifier.as_fd(), &hosts)?),
+        ("bare hash, random keys", turned(bare_hash.as_fd(), &hosts)?),
+        (
+            "bare LPM trie, random keys",
+            turned(bare_trie.as_fd(), &networks)?,
+        ),
+        ("UDP to direct entries, random", turned(out, &hosts)?),
+        ("UDP to direct networks, random", turned(out, &networks)?),
+        ("UDP denied, random addresses", turned(out, &nowhere)?),
+    ];
+    let mut cases = cases(&kernel, bare_hash.as_fd(), bare_trie.as_fd())?;
+    cases.extend(turns.iter().map(|(name, turn)| Case {
+        name,
+        program: turn.program.as_fd(),
+        frame: udp(host(0)),
+        sort: Sort::Turn,
+    }));
+    let empty = [
+        ("empty", classifier.as_fd(), Sort::Same),
+        ("empty", cgroup.as_fd(), Sort::Cgroup),
+    ];
+    cases.extend(empty.map(|(name, program, sort)| Case {
+        name,
+        program,
+        frame: udp(host(0)),
+        sort,
+    }));
+    let samples = sample(&cases, effort)?;
+    drop(inside);
+    Ok(tell(size, &cases, &samples, table))
+}
+
+fn cases<'a>(
+    kernel: &'a Kernel,
+    bare_hash: BorrowedFd<'a>,
+    bare_trie: BorrowedFd<'a>,
+) -> Result<Vec<Case<'a>>> {
+    let out = kernel.program("egress_link_out")?;
+    let back = kernel.program("egress_link_in")?;
+    let socket = kernel.program("egress_skb_egress")?;
+    let gateway = kernel.program("gateway_skb_ingress")?;
+    let (direct4, direct6) = ("10.9.0.9", "fd00:9::9");
+    let inbound = |flags| {
+        let frame = frame::tcp(scene::OWN4, 40_000, flags);
+        frame::patched(frame, frame::at::SOURCE4, &frame::octets(scene::NODE4))
+    };
+    let solicitation = frame::ndp(
+        135,
+        OWN6,
+        "ff02::1:ff00:1",
+        NEXT_HOP6,
+        &frame::link_layer_option(1, scene::MAC),
+    );
+    let case = |name, program, frame, sort| Case {
+        name,
+        program,
+        frame,
+        sort,
+    };
+    use Sort::{Cgroup, Same};
+    Ok(vec![
+        case("bare hash, one key", bare_hash, udp(host(0)), Same),
+        case("bare LPM trie, one key", bare_trie, udp(network(0)), Same),
+        case(
+            "TCP, opens a flow to the gateway",
+            out,
+            frame::tcp(GATEWAY4, PROXY, SYN),
+            Same,
+        ),
+        case(
+            "TCP on a flow to the gateway",
+            out,
+            frame::tcp(GATEWAY4, PROXY, ACK),
+            Same,
+        ),
+        case(
+            "TCP on a flow to the gateway, IPv6",
+            out,
+            frame::tcp(GATEWAY6, PROXY, ACK),
+            Same,
+        ),
+        case(
+            "DNS to the gateway",
+            out,
+            frame::udp(GATEWAY4, RESOLVER),
+            Same,
+        ),
+        case(
+            "TCP, opens a flow to a direct entry",
+            out,
+            frame::tcp(direct4, 5_432, SYN),
+            Same,
+        ),
+        case(
+            "TCP on a flow to a direct entry",
+            out,
+            frame::tcp(direct4, 5_432, ACK),
+            Same,
+        ),
+        case(
+            "TCP to a direct entry, IPv6",
+            out,
+            frame::tcp(direct6, 5_432, ACK),
+            Same,
+        ),
+        case(
+            "UDP to a direct entry, one address",
+            out,
+            udp(host(0)),
+            Same,
+        ),
+        case(
+            "UDP to a direct network, one network",
+            out,
+            udp(network(0)),
+            Same,
+        ),
+        case(
+            "UDP to a direct network, any port",
+            out,
+            frame::udp("10.8.1.1", 7),
+            Same,
+        ),
+        case("UDP denied, one address", out, udp(NOWHERE), Same),
+        case(
+            "ARP",
+            out,
+            frame::arp(1, NEXT_HOP4, [0; 6], [0xff; 6]),
+            Same,
+        ),
+        case(
+            "ARP to the next hop",
+            out,
+            frame::arp(1, NEXT_HOP4, [0; 6], NEXT_HOP_MAC),
+            Same,
+        ),
+        case("NDP", out, solicitation, Same),
+        case("link in: TCP on a flow", back, inbound(ACK), Same),
+        case("link in: TCP, opens a flow", back, inbound(SYN), Same),
+        case(
+            "socket out: TCP to the gateway",
+            socket,
+            frame::tcp(GATEWAY4, PROXY, ACK),
+            Cgroup,
+        ),
+        case(
+            "socket out: UDP to a direct entry",
+            socket,
+            udp(host(0)),
+            Cgroup,
+        ),
+        case(
+            "gateway in: TCP on a flow",
+            gateway,
+            frame::tcp(GATEWAY4, PROXY, ACK),
+            Cgroup,
+        ),
+    ])
+}
+
+/// A datagram to a port that entries have.
+fn udp([a, b, c, d]: [u8; 4]) -> Vec<u8> {
+    frame::udp(&format!("{a}.{b}.{c}.{d}"), PORT)
+}
+
+/// A table to be gone through in turn, without an order in it.
+fn destinations(address: impl Fn(u32) -> [u8; 4]) -> Result<OwnedFd> {
+    let map = bpf::array(tiny::TURN)?;
+    let mut state = 1_u32;
+    let all: Vec<u32> = (0..tiny::TURN).collect();
+    for keys in all.chunks(4_096) {
+        let mut values = Vec::new();
+        for _ in keys {
+            // Marsaglia, Xorshift RNGs (2003).
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            values.extend(address(state));
+            values.extend([0; 4]);
+        }
+        let keys: Vec<u8> = keys.iter().flat_map(|key| key.to_ne_bytes()).collect();
+        bpf::update_all(map.as_fd(), &keys, &values, keys.len() / 4)?;
+    }
+    Ok(map)
+}
+
+/// All cases in turn, round by round.
+fn sample(cases: &[Case<'_>], effort: Effort) -> Result<Vec<Vec<f64>>> {
+    let mut samples = vec![Vec::new(); cases.len()];
+    // The first round is to warm up.
+    for round in 0..=effort.pick(5, 15) {
+        for (case, samples) in cases.iter().zip(&mut samples) {
+            let times = match case.sort {
+                Sort::Turn => effort.pick(5_000, 30_000),
+                Sort::Same | Sort::Cgroup => effort.pick(10_000, 50_000),
+            };
+            let (verdict, took) = bpf::run(case.program, &case.frame, times)?;
+            ensure!(
+                verdict == case.verdict(),
+                "{}: the verdict is {verdict}",
+                case.name
+            );
+            if round > 0 {
+                samples.push(took);
+            }
+        }
+    }
+    Ok(samples)
+}
+
+fn tell(size: Size, cases: &[Case<'_>], samples: &[Vec<f64>], table: &mut Table) -> Value {
+    let of = |name: &str, sort: Sort| {
+        let found = cases
+            .iter()
+            .position(|it| it.name == name && it.sort == sort);
+        found.map_or(&[][..], |at| &samples[at])
+    };
+    let above = |at: usize| Figures::of_pairs(&samples[at], of("empty", cases[at].sort));
+    table.title(&format!(
+        "BPF_PROG_TEST_RUN, ns above an empty program; {} direct entries of each kind, {} endpoints",
+        figures::count(size.entries),
+        figures::count(size.endpoints)
+    ));
+    let mut rows = Vec::new();
+    for (at, case) in cases.iter().enumerate() {
+        let figures = match case.name {
+            "empty" => Figures::of(samples[at].iter().copied()),
+            _ => above(at),
+        };
+        let name = match (case.name, case.sort) {
+            ("empty", Sort::Same) => "an empty program, in all",
+            ("empty", Sort::Turn) => "the same with a random destination",
+            ("empty", Sort::Cgroup) => "the same of a cgroup",
+            (name, _) => name,
+        };
+        let bare = |name| Figures::of_pairs(of(name, Sort::Turn), of("empty", Sort::Turn)).median;
+        let most = match case.name {
+            name if DECIDED_CASES.contains(&name) => Some(DECIDED),
+            name if NEW_CASES.contains(&name) => Some(NEW),
+            // One key is not random.
+            _ if size.entries == 1 => None,
+            "UDP to direct entries, random" => Some(RANDOM * bare("bare hash, random keys")),
+            "UDP to direct networks, random" => Some(RANDOM * bare("bare LPM trie, random keys")),
+            _ => None,
+        };
+        let mark = most.map(|most| Mark::new(figures.median, most));
+        table.row(name, &[figures.text()], mark.as_ref());
+        let mut row = json!({ "case": name, "nanoseconds": figures.json() });
+        if let Some(mark) = mark {
+            row["mark"] = mark.json();
+        }
+        rows.push(row);
+    }
+    json!({ "entries": size.entries, "endpoints": size.endpoints, "cases": rows })
+}
