@@ -132,23 +132,39 @@ impl Skb {
     }
 }
 
+/// Bytes that are read a word at a time.
+#[repr(C, align(8))]
+struct Aligned<const N: usize>(MaybeUninit<[u8; N]>);
+
 impl Bytes for Skb {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
-        // SAFETY: between the two ends, which the verifier checks, there are as many bytes; the
-        // helper writes all N bytes or fails.
+        const WORD: usize = size_of::<u32>();
+        let mut bytes = Aligned(MaybeUninit::<[u8; N]>::uninit());
+        let to = bytes.0.as_mut_ptr().cast::<u8>();
+        // SAFETY: between the two ends, which the verifier checks, there are N bytes. A packet's
+        // words lie anywhere, and the kernel refuses the program where the machine cannot read them
+        // there. The helper writes all N bytes or fails.
         unsafe {
             let data = (&raw const (*self.0).data).read_volatile() as usize as *const u8;
             let end = (&raw const (*self.0).data_end).read_volatile() as usize as *const u8;
-            let start = data.add(offset as usize);
-            if start.add(N) <= end {
-                bytes.as_mut_ptr().copy_from_nonoverlapping(start.cast(), 1);
-                return Some(bytes.assume_init());
+            let from = data.add(offset as usize);
+            if from.add(N) <= end {
+                let mut at = 0;
+                while at + WORD <= N {
+                    let word = from.add(at).cast::<u32>().read_volatile();
+                    to.add(at).cast::<u32>().write(word);
+                    at += WORD;
+                }
+                while at < N {
+                    to.add(at).write(from.add(at).read_volatile());
+                    at += 1;
+                }
+                return Some(bytes.0.assume_init());
             }
             // Not linear, or not there.
-            match bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), N as u32) {
-                0 => Some(bytes.assume_init()),
+            match bpf_skb_load_bytes(self.0.cast(), offset, to.cast(), N as u32) {
+                0 => Some(bytes.0.assume_init()),
                 _ => None,
             }
         }

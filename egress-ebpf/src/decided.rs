@@ -4,6 +4,7 @@
 
 use crate::maps;
 use egress_common::{
+    address::Address,
     attempt::Attempt,
     socket::{Decided, Socket, What},
 };
@@ -62,7 +63,6 @@ pub(crate) fn recall<const PLACE: usize>(
     if socket.is_null() || attempt.opens() {
         return NOTHING;
     }
-    let what = seen.with(attempt);
     // Reads of memory that another CPU may be writing, in the order in which they stand: each needs
     // the one before for its address, so that no processor reads them the other way round.
     // SAFETY: a value of socket storage for as long as the program runs.
@@ -70,23 +70,55 @@ pub(crate) fn recall<const PLACE: usize>(
         let decided = &raw const (*socket).decided[PLACE];
         let sequence = (&raw const (*decided).sequence).read_volatile();
         let here = after(decided, sequence);
-        let known = (&raw const (*here).what).cast::<u64>();
-        let wanted: *const u64 = (&raw const what).cast();
-        let mut other = 0;
-        let mut word = 0;
-        while word < WORDS {
-            other |= known.add(word).read_volatile() ^ wanted.add(word).read_volatile();
-            word += 1;
+        let known = &raw const (*here).what;
+        let mut other = (&raw const (*known).generation).read_volatile() ^ seen.generation;
+        other |= differs(&raw const (*known).source, &attempt.source);
+        other |= differs(&raw const (*known).destination, &attempt.destination);
+        let mut mac = 0;
+        while mac < seen.macs.len() {
+            let address = (&raw const (*known).macs[mac]).read_volatile();
+            other |= u64::from(address ^ seen.macs[mac]);
+            mac += 1;
         }
+        let interface = (&raw const (*known).interface).read_volatile();
+        let ports = (&raw const (*known).ports).cast::<u32>().read_volatile();
+        let protocol = (&raw const (*known).protocol).read_volatile();
+        other |= u64::from(interface ^ seen.interface);
+        other |= u64::from(ports ^ words(attempt.source_port, attempt.destination_port));
+        other |= u64::from(protocol ^ u32::from(attempt.protocol));
         let endpoint = (&raw const (*here).endpoint).read_volatile();
         let here = after(decided, other);
         let again = (&raw const (*here).sequence).read_volatile();
         let is_whole = sequence == again && sequence & 1 == 0;
-        match is_whole && other == 0 && what.generation != 0 {
+        match is_whole && other == 0 && seen.generation != 0 {
             true => endpoint,
             false => NOTHING,
         }
     }
+}
+
+/// As [`What::ports`] lies in memory.
+#[inline(always)]
+fn words(source: u16, destination: u16) -> u32 {
+    let ([a, b], [c, d]) = (source.to_ne_bytes(), destination.to_ne_bytes());
+    u32::from_ne_bytes([a, b, c, d])
+}
+
+/// Not 0 where the addresses differ.
+///
+/// # Safety
+/// `known` can be read.
+#[inline(always)]
+unsafe fn differs(known: *const Address, wanted: &Address) -> u64 {
+    let known = known.cast::<u32>();
+    let mut other = 0;
+    let mut word = 0;
+    while word < 4 {
+        // SAFETY: the caller's; an address is four words.
+        other |= unsafe { known.add(word).read_volatile() } ^ wanted.words()[word];
+        word += 1;
+    }
+    other.into()
 }
 
 /// The same address, but not known before `value` is. Where that has its first bit set it is another
