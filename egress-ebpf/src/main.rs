@@ -2,7 +2,7 @@
 //! of them ask `egress_common::decide`.
 #![no_std]
 #![no_main]
-#![feature(core_intrinsics)]
+#![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(internal_features, reason = "see maps::add")]
 
 mod connect;
