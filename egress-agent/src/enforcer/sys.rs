@@ -22,6 +22,7 @@ const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_BTF_LOAD: libc::c_long = 18;
 const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
@@ -45,6 +46,19 @@ struct MapCreate {
     inner_map: u32,
     numa_node: u32,
     name: [u8; 16],
+    interface: u32,
+    types: u32,
+    key_type: u32,
+    value_type: u32,
+}
+
+#[repr(C)]
+struct BtfLoad {
+    types: u64,
+    log: u64,
+    size: u32,
+    log_size: u32,
+    log_level: u32,
 }
 
 #[repr(C)]
@@ -312,16 +326,59 @@ impl Shape {
 
 /// Makes a map; the kernel shows 15 bytes of its name.
 pub(super) fn map_create(name: &str, shape: &Shape) -> io::Result<OwnedFd> {
+    // Linux before 6.4 takes a map without type information for another than one with it, and a map
+    // in a map must be like the one that the object has in its place.
+    let types = types(shape)?;
     let mut attributes = MapCreate {
         shape: *shape,
         inner_map: 0,
         numa_node: 0,
         name: [0; 16],
+        interface: 0,
+        types: types.as_raw_fd() as u32,
+        key_type: 1,
+        value_type: 2,
     };
     for (to, from) in attributes.name[..15].iter_mut().zip(name.bytes()) {
         *to = from;
     }
     owned(bpf(BPF_MAP_CREATE, &attributes)?)
+}
+
+/// Type information of two structures without a name: key and value, of which nothing is said but
+/// how large they are (Documentation/bpf/btf.rst).
+fn types(shape: &Shape) -> io::Result<OwnedFd> {
+    const MAGIC: u32 = 0xeb9f;
+    const VERSION: u32 = 1;
+    const HEADER: u32 = 24;
+    const STRUCT: u32 = 4 << 24;
+    const TYPES: u32 = 24;
+    let words = [
+        MAGIC | VERSION << 16,
+        HEADER,
+        // Types, then strings: where and how long.
+        0,
+        TYPES,
+        TYPES,
+        1,
+        // Of each type its name, kind and size.
+        0,
+        STRUCT,
+        shape.key_size,
+        0,
+        STRUCT,
+        shape.value_size,
+        // The empty string.
+        0,
+    ];
+    let attributes = BtfLoad {
+        types: words.as_ptr() as u64,
+        log: 0,
+        size: HEADER + TYPES + 1,
+        log_size: 0,
+        log_level: 0,
+    };
+    owned(bpf(BPF_BTF_LOAD, &attributes)?)
 }
 
 /// Puts a map into an array of maps.
