@@ -49,7 +49,7 @@ const MAPS: [(&str, Shape); 19] = {
         ("CONFIG", (ARRAY, 4, 56, 1)),
         ("ENDPOINTS", (ARRAY, 4, 32, 1_024)),
         ("CGROUPS", (HASH, 8, 4, 4_096)),
-        ("LINKS", (HASH, 4, 16, 1_024)),
+        ("LINKS", (HASH, 4, 64, 1_024)),
         ("ADDRESSES", (HASH, 20, 1, 16_384)),
         ("DIRECT_HOSTS", (HASH, 24, 1, 2_097_152)),
         ("DIRECT_NETWORKS", (LPM_TRIE, 28, 1, 2_097_152)),

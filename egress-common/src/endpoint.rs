@@ -74,6 +74,23 @@ pub struct Link {
     pub mac: [u8; 6],
     /// The next hop's MAC address: the host side's, or its bridge's.
     pub next_hop_mac: [u8; 6],
+    /// Of the endpoint's addresses the first ones, so that the usual ones are not looked up;
+    /// unspecified where there are fewer.
+    pub own: [Address; LINK_ADDRESSES],
+}
+
+/// IPv4, IPv6 and IPv6's link-local address.
+pub const LINK_ADDRESSES: usize = 3;
+
+impl Link {
+    /// Whether the address is one of [`own`](Self::own).
+    #[inline(always)]
+    pub fn owns(&self, address: &Address) -> bool {
+        let [first, second, third] = &self.own;
+        // Without a branch for each of them.
+        let found = (address == first) | (address == second) | (address == third);
+        found && *address != Address::UNSPECIFIED
+    }
 }
 
 /// Where the gateway listens.
@@ -112,5 +129,5 @@ impl Gateway {
 }
 
 const _: () = assert!(size_of::<Endpoint>() == 32);
-const _: () = assert!(size_of::<Link>() == 16);
+const _: () = assert!(size_of::<Link>() == 64);
 const _: () = assert!(size_of::<Gateway>() == 40);

@@ -181,7 +181,7 @@ fn check_destination_mac(to: &[u8; 6], link: &Link) -> Result<(), DropReason> {
 
 #[inline(always)]
 fn check_source(link: &Link, tables: &impl Tables, attempt: &Attempt) -> Result<(), DropReason> {
-    if is_own(link, tables, &attempt.source) {
+    if link.owns(&attempt.source) || is_own(link, tables, &attempt.source) {
         Ok(())
     } else {
         Err(DropReason::SpoofedAddress)

@@ -10,7 +10,7 @@ use aya::{
 use egress_common::{
     address::Address,
     attempt::TCP,
-    endpoint::{Endpoint, Gateway, Link, MAX_ENDPOINTS},
+    endpoint::{Endpoint, Gateway, LINK_ADDRESSES, Link, MAX_ENDPOINTS},
     maps::{self, AddressKey, Class, Config, DirectKey, NEXT_HOP, OWN},
 };
 use ipnet::IpNet;
@@ -123,6 +123,7 @@ impl Enforcer {
             endpoint: state.id,
             mac: link.mac,
             next_hop_mac: link.next_hop_mac,
+            own: first_addresses(&state.addresses),
         };
         self.insert(maps::LINKS, link.interface, value)
     }
@@ -344,6 +345,15 @@ fn roles(state: &EndpointState) -> Vec<(AddressKey, u8)> {
         (key, role)
     });
     keyed.collect()
+}
+
+/// As many as a link's entry has.
+fn first_addresses(addresses: &[IpAddr]) -> [Address; LINK_ADDRESSES] {
+    let mut first = [Address::UNSPECIFIED; LINK_ADDRESSES];
+    for (place, address) in first.iter_mut().zip(addresses) {
+        *place = (*address).into();
+    }
+    first
 }
 
 /// The addresses that are the endpoint's alone: behind a link.

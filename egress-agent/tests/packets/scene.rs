@@ -89,6 +89,8 @@ pub(crate) fn link() -> Link {
         endpoint: ID,
         mac: MAC,
         next_hop_mac: NEXT_HOP_MAC,
+        // Another one is to be looked up.
+        own: [address(OWN4), address(OWN6), Address::UNSPECIFIED],
     }
 }
 

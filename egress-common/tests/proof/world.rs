@@ -131,6 +131,10 @@ impl World {
             endpoint: ENDPOINT,
             mac: self.mac,
             next_hop_mac: self.next_hop_mac,
+            own: std::array::from_fn(|at| {
+                let own = self.own.get(at).copied();
+                own.map_or(Address::UNSPECIFIED, Address::from)
+            }),
         }
     }
 
