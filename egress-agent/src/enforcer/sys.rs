@@ -59,6 +59,7 @@ struct BtfLoad {
     size: u32,
     log_size: u32,
     log_level: u32,
+    reserved: u32,
 }
 
 #[repr(C)]
@@ -377,6 +378,7 @@ fn types(shape: &Shape) -> io::Result<OwnedFd> {
         size: HEADER + TYPES + 1,
         log_size: 0,
         log_level: 0,
+        reserved: 0,
     };
     owned(bpf(BPF_BTF_LOAD, &attributes)?)
 }
