@@ -1,7 +1,14 @@
 //! Loading very much: 1,000 endpoints, 10,000 policies and a million direct entries, by the agent
 //! itself; and changing one entry of them.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, net::Ipv4Addr, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    net::Ipv4Addr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use egress_agent::policy::load::load_files;
@@ -26,6 +33,8 @@ const NAMESPACES: u32 = 50;
 pub(crate) fn measure(effort: Effort, table: &mut Table) -> Result<Value> {
     let (endpoints, policies, entries) =
         effort.pick((50, 500, 100_000), (1_000, 10_000, 1_000_000));
+    // Before much is given back, which takes the kernel a while.
+    let (change, networks) = change(entries)?;
     let world = World::new()?;
     let mut config = Config {
         policy: policy(policies, entries),
@@ -56,6 +65,7 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) -> Result<Value> {
     let ready = begun.elapsed().as_secs_f64();
     let taken = free - available()?;
     let memory = Memory::of(agent.pid()?)?;
+    let rest = at_rest(agent.pid()?)?;
     // One entry more.
     config.policy.push_str("        - 203.0.113.77/32\n");
     let begun = Instant::now();
@@ -66,7 +76,6 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) -> Result<Value> {
     let reloaded = begun.elapsed().as_secs_f64();
     let most = Memory::of(agent.pid()?)?.most;
     drop(agent);
-    let change = change(entries)?;
 
     table.title(&format!(
         "Loading {} endpoints, {} policies, {} direct entries",
@@ -91,6 +100,14 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) -> Result<Value> {
         "memory that the machine has less, MB",
         figures::short(taken),
     );
+    row(
+        "the maps alone, with as many networks, MB",
+        figures::short(networks),
+    );
+    row(
+        "agent's CPU with nothing to do, ms a second",
+        figures::short(rest),
+    );
     row("one entry more, by a reload, s", figures::short(reloaded));
     row("one entry written in the kernel, µs", change[0].text());
     row("one entry removed in the kernel, µs", change[1].text());
@@ -106,6 +123,8 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) -> Result<Value> {
         "directMapsMegabytes": memory.direct,
         "mapsMegabytes": memory.maps,
         "machineMegabytes": taken,
+        "withNetworksMegabytes": networks,
+        "restMillisecondsPerSecond": rest,
         "writtenMicroseconds": change[0].json(),
         "removedMicroseconds": change[1].json(),
     }))
@@ -201,8 +220,28 @@ fn available() -> Result<f64> {
     Ok(kilobytes.context("no MemAvailable")? * 1024.0 / 1e6)
 }
 
-/// Microseconds of writing and of removing one entry beside so many.
-fn change(entries: u32) -> Result<[Figures; 2]> {
+/// Milliseconds of CPU in a second in which the agent only looks whether all is as it should be.
+fn at_rest(pid: u32) -> Result<f64> {
+    const SECONDS: u64 = 4;
+    let spent = || -> Result<f64> {
+        let mut all = 0.0;
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            // Nanoseconds on a processor come first.
+            let text = fs::read_to_string(task?.path().join("schedstat"))?;
+            let nanoseconds = text.split(' ').next().context("an empty schedstat")?;
+            all += nanoseconds.parse::<f64>()? / 1e6;
+        }
+        Ok(all)
+    };
+    let before = spent()?;
+    thread::sleep(Duration::from_secs(SECONDS));
+    Ok((spent()? - before) / SECONDS as f64)
+}
+
+/// Microseconds of writing and of removing one entry beside so many; and the megabytes that the
+/// machine has less with all maps, both kinds of entries and the programs.
+fn change(entries: u32) -> Result<([Figures; 2], f64)> {
+    let free = available()?;
     let kernel = Kernel::new(
         Size {
             entries,
@@ -210,6 +249,7 @@ fn change(entries: u32) -> Result<[Figures; 2]> {
         },
         1,
     )?;
+    let taken = free - available()?;
     let map = kernel.map(maps::DIRECT_HOSTS)?;
     let (mut written, mut removed) = (Vec::new(), Vec::new());
     for n in 0..1_000 {
@@ -221,5 +261,5 @@ fn change(entries: u32) -> Result<[Figures; 2]> {
         bpf::delete(map, raw(&key))?;
         removed.push(begun.elapsed().as_secs_f64() * 1e6);
     }
-    Ok([Figures::of(written), Figures::of(removed)])
+    Ok(([Figures::of(written), Figures::of(removed)], taken))
 }
