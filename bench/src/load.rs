@@ -59,11 +59,9 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) -> Result<Value> {
     let loaded = load_files(&[&file])?;
     let parsed = begun.elapsed().as_secs_f64();
     drop(loaded);
-    let free = available()?;
     let begun = Instant::now();
     let agent = Agent::start(&world, &config, &[])?;
     let ready = begun.elapsed().as_secs_f64();
-    let taken = free - available()?;
     let memory = Memory::of(agent.pid()?)?;
     let rest = at_rest(agent.pid()?)?;
     // One entry more.
@@ -97,10 +95,6 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) -> Result<Value> {
     row("maps of direct entries, MB", figures::short(memory.direct));
     row("all maps, MB", figures::short(memory.maps));
     row(
-        "memory that the machine has less, MB",
-        figures::short(taken),
-    );
-    row(
         "the maps alone, with as many networks, MB",
         figures::short(networks),
     );
@@ -122,7 +116,6 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) -> Result<Value> {
         "agentMostMegabytes": most,
         "directMapsMegabytes": memory.direct,
         "mapsMegabytes": memory.maps,
-        "machineMegabytes": taken,
         "withNetworksMegabytes": networks,
         "restMillisecondsPerSecond": rest,
         "writtenMicroseconds": change[0].json(),
