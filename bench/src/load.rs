@@ -33,8 +33,7 @@ const NAMESPACES: u32 = 50;
 pub(crate) fn measure(effort: Effort, table: &mut Table) -> Result<Value> {
     let (endpoints, policies, entries) =
         effort.pick((50, 500, 100_000), (1_000, 10_000, 1_000_000));
-    // Before much is given back, which takes the kernel a while.
-    let (change, networks) = change(entries)?;
+    let change = change(entries)?;
     let world = World::new()?;
     let mut config = Config {
         policy: policy(policies, entries),
@@ -95,10 +94,6 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) -> Result<Value> {
     row("maps of direct entries, MB", figures::short(memory.direct));
     row("all maps, MB", figures::short(memory.maps));
     row(
-        "the maps alone, with as many networks, MB",
-        figures::short(networks),
-    );
-    row(
         "agent's CPU with nothing to do, ms a second",
         figures::short(rest),
     );
@@ -116,7 +111,6 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) -> Result<Value> {
         "agentMostMegabytes": most,
         "directMapsMegabytes": memory.direct,
         "mapsMegabytes": memory.maps,
-        "withNetworksMegabytes": networks,
         "restMillisecondsPerSecond": rest,
         "writtenMicroseconds": change[0].json(),
         "removedMicroseconds": change[1].json(),
@@ -203,16 +197,6 @@ impl Memory {
     }
 }
 
-/// Megabytes that the machine could give.
-fn available() -> Result<f64> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-    Ok(kilobytes.context("no MemAvailable")? * 1024.0 / 1e6)
-}
-
 /// Milliseconds of CPU in a second in which the agent only looks whether all is as it should be.
 fn at_rest(pid: u32) -> Result<f64> {
     const SECONDS: u64 = 4;
@@ -231,10 +215,8 @@ fn at_rest(pid: u32) -> Result<f64> {
     Ok((spent()? - before) / SECONDS as f64)
 }
 
-/// Microseconds of writing and of removing one entry beside so many; and the megabytes that the
-/// machine has less with all maps, both kinds of entries and the programs.
-fn change(entries: u32) -> Result<([Figures; 2], f64)> {
-    let free = available()?;
+/// Microseconds of writing and of removing one entry beside so many.
+fn change(entries: u32) -> Result<[Figures; 2]> {
     let kernel = Kernel::new(
         Size {
             entries,
@@ -242,7 +224,6 @@ fn change(entries: u32) -> Result<([Figures; 2], f64)> {
         },
         1,
     )?;
-    let taken = free - available()?;
     let map = kernel.map(maps::DIRECT_HOSTS)?;
     let (mut written, mut removed) = (Vec::new(), Vec::new());
     for n in 0..1_000 {
@@ -254,5 +235,5 @@ fn change(entries: u32) -> Result<([Figures; 2], f64)> {
         bpf::delete(map, raw(&key))?;
         removed.push(begun.elapsed().as_secs_f64() * 1e6);
     }
-    Ok(([Figures::of(written), Figures::of(removed)], taken))
+    Ok([Figures::of(written), Figures::of(removed)])
 }

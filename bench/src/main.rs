@@ -104,7 +104,6 @@ fn main() -> Result<()> {
     fs::create_dir_all(&arguments.output).context("could not make the output's directory")?;
     let mut table = Table::new();
     let mut found = Map::new();
-    // First, as long as the machine's memory is at rest.
     if wanted(Part::Load) {
         found.insert("load".into(), load::measure(effort, &mut table)?);
     }
