@@ -100,3 +100,36 @@ pub(crate) fn count(number: u32) -> String {
         _ => format!("{} M", number / 1_000_000),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_and_quarters() {
+        let figures = Figures::of([5.0, 1.0, 3.0, 2.0, 4.0]);
+        assert_eq!((figures.low, figures.median, figures.high), (2.0, 3.0, 4.0));
+        let pairs = Figures::of_pairs(&[10.0, 20.0], &[1.0, 1.0]);
+        assert_eq!(pairs.median, 14.0);
+        assert!(Figures::of([]).median.is_nan());
+    }
+
+    #[test]
+    fn the_interval_holds_the_median_and_leaves_the_ends_out() {
+        let samples: Vec<f64> = (0..100).map(f64::from).collect();
+        assert_eq!(interval(&samples), (40.0, 59.0));
+        assert_eq!(interval(&[7.0]), (7.0, 7.0));
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!(
+            [short(1234.5), short(-12.34), short(0.5)],
+            ["1234", "-12.3", "0.50"]
+        );
+        assert_eq!(
+            [count(1), count(1_000), count(1_000_000)],
+            ["1", "1 k", "1 M"]
+        );
+    }
+}

@@ -1,7 +1,14 @@
 //! Loading very much: 1,000 endpoints, 10,000 policies and a million direct entries, by the agent
 //! itself; and changing one entry of them.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, net::Ipv4Addr, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    net::Ipv4Addr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use egress_agent::policy::load::load_files;
@@ -26,6 +33,7 @@ const NAMESPACES: u32 = 50;
 pub(crate) fn measure(effort: Effort, table: &mut Table) -> Result<Value> {
     let (endpoints, policies, entries) =
         effort.pick((50, 500, 100_000), (1_000, 10_000, 1_000_000));
+    let change = change(entries)?;
     let world = World::new()?;
     let mut config = Config {
         policy: policy(policies, entries),
@@ -50,12 +58,11 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) -> Result<Value> {
     let loaded = load_files(&[&file])?;
     let parsed = begun.elapsed().as_secs_f64();
     drop(loaded);
-    let free = available()?;
     let begun = Instant::now();
     let agent = Agent::start(&world, &config, &[])?;
     let ready = begun.elapsed().as_secs_f64();
-    let taken = free - available()?;
     let memory = Memory::of(agent.pid()?)?;
+    let rest = at_rest(agent.pid()?)?;
     // One entry more.
     config.policy.push_str("        - 203.0.113.77/32\n");
     let begun = Instant::now();
@@ -66,7 +73,6 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) -> Result<Value> {
     let reloaded = begun.elapsed().as_secs_f64();
     let most = Memory::of(agent.pid()?)?.most;
     drop(agent);
-    let change = change(entries)?;
 
     table.title(&format!(
         "Loading {} endpoints, {} policies, {} direct entries",
@@ -88,8 +94,8 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) -> Result<Value> {
     row("maps of direct entries, MB", figures::short(memory.direct));
     row("all maps, MB", figures::short(memory.maps));
     row(
-        "memory that the machine has less, MB",
-        figures::short(taken),
+        "agent's CPU with nothing to do, ms a second",
+        figures::short(rest),
     );
     row("one entry more, by a reload, s", figures::short(reloaded));
     row("one entry written in the kernel, µs", change[0].text());
@@ -105,7 +111,7 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) -> Result<Value> {
         "agentMostMegabytes": most,
         "directMapsMegabytes": memory.direct,
         "mapsMegabytes": memory.maps,
-        "machineMegabytes": taken,
+        "restMillisecondsPerSecond": rest,
         "writtenMicroseconds": change[0].json(),
         "removedMicroseconds": change[1].json(),
     }))
@@ -191,14 +197,22 @@ impl Memory {
     }
 }
 
-/// Megabytes that the machine could give.
-fn available() -> Result<f64> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-    Ok(kilobytes.context("no MemAvailable")? * 1024.0 / 1e6)
+/// Milliseconds of CPU in a second in which the agent only looks whether all is as it should be.
+fn at_rest(pid: u32) -> Result<f64> {
+    const SECONDS: u64 = 4;
+    let spent = || -> Result<f64> {
+        let mut all = 0.0;
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            // Nanoseconds on a processor come first.
+            let text = fs::read_to_string(task?.path().join("schedstat"))?;
+            let nanoseconds = text.split(' ').next().context("an empty schedstat")?;
+            all += nanoseconds.parse::<f64>()? / 1e6;
+        }
+        Ok(all)
+    };
+    let before = spent()?;
+    thread::sleep(Duration::from_secs(SECONDS));
+    Ok((spent()? - before) / SECONDS as f64)
 }
 
 /// Microseconds of writing and of removing one entry beside so many.

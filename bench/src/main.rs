@@ -104,6 +104,9 @@ fn main() -> Result<()> {
     fs::create_dir_all(&arguments.output).context("could not make the output's directory")?;
     let mut table = Table::new();
     let mut found = Map::new();
+    if wanted(Part::Load) {
+        found.insert("load".into(), load::measure(effort, &mut table)?);
+    }
     if wanted(Part::Runs) {
         found.insert("runs".into(), runs::measure(effort, &mut table)?);
     }
@@ -112,9 +115,6 @@ fn main() -> Result<()> {
     }
     if wanted(Part::Tcp) {
         found.insert("tcp".into(), tcp::measure(effort, &mut table)?);
-    }
-    if wanted(Part::Load) {
-        found.insert("load".into(), load::measure(effort, &mut table)?);
     }
     table.end();
     let path = arguments.output.join("enforcer.json");

@@ -57,6 +57,20 @@ pub(super) struct Held {
     pub(super) program_id: u32,
 }
 
+impl Held {
+    /// Whether it is attached, runs what it should and is pinned there.
+    fn is_so(&self, path: &Path) -> bool {
+        let info = sys::link_info(self.link.as_fd());
+        let is_attached = info.is_ok_and(|info| {
+            info.target() == self.target
+                && info.attach_type() == self.hook.1
+                && info.program == self.program_id
+        });
+        let pinned = || sys::get(path).and_then(|link| sys::id(link.as_fd()));
+        is_attached && pinned().is_ok_and(|id| id == self.id)
+    }
+}
+
 /// What is attached to.
 #[derive(Debug, Clone)]
 pub(super) enum Place {
@@ -288,7 +302,9 @@ impl Enforcer {
     }
 
     fn mend_links(&mut self) -> Vec<Fault> {
-        let pins: Vec<PathBuf> = self.held.keys().cloned().collect();
+        // Of thousands of links, all but a few are as they should be.
+        let other = self.held.iter().filter(|(path, held)| !held.is_so(path));
+        let pins: Vec<PathBuf> = other.map(|(path, _)| path.clone()).collect();
         let faults = pins.into_iter().filter_map(|pin| self.mend_link(&pin));
         faults.collect()
     }
