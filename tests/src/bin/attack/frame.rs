@@ -16,6 +16,16 @@ pub(crate) fn send(interface: &str, next_hop: &str, to: IpAddr, packet: &[u8]) -
     transmit(libc::SOCK_RAW, interface, next_hop, to, &frame)
 }
 
+/// Whatever bytes, as they are.
+pub(crate) fn send_bytes(interface: &str, hex: &str) -> io::Result<()> {
+    let wrong = || io::Error::other("these are no bytes in hexadecimal");
+    let pairs = (0..hex.len()).step_by(2).map(|at| hex.get(at..at + 2));
+    let bytes = pairs.map(|pair| u8::from_str_radix(pair?, 16).ok());
+    let bytes: Vec<u8> = bytes.collect::<Option<_>>().ok_or_else(wrong)?;
+    let any = std::net::Ipv4Addr::UNSPECIFIED.into();
+    transmit(libc::SOCK_RAW, interface, "00:00:00:00:00:00", any, &bytes)
+}
+
 /// The kernel makes the Ethernet header: `SOCK_DGRAM`.
 pub(crate) fn send_cooked(
     interface: &str,

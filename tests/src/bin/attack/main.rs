@@ -76,6 +76,7 @@ fn make(arguments: &[&str]) -> Result<()> {
             let datagram = packet::udp(ip(from)?, ip(to)?, number(port)?);
             Ok(frame::send(interface, next_hop, ip(to)?, &datagram)?)
         }
+        ["frame-bytes", interface, hex] => Ok(frame::send_bytes(interface, hex)?),
         ["frame-cooked", interface, next_hop, from, to, port] => {
             let datagram = packet::udp(ip(from)?, ip(to)?, number(port)?);
             Ok(frame::send_cooked(interface, next_hop, ip(to)?, &datagram)?)
