@@ -111,6 +111,18 @@ impl Namespace {
             .with_context(|| format!("could not set {key} to {value} in {}", self.name))
     }
 
+    /// The same where the kernel has such a variable.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn sysctl_if_any(&self, name: &str, value: &str) -> Result<()> {
+        let path = format!("/proc/sys/{name}");
+        match self.enter(|| std::path::Path::new(&path).exists())? {
+            true => self.sysctl(name, value),
+            false => Ok(()),
+        }
+    }
+
     /// A path by which `ip link … netns PATH` finds the namespace, for our own children.
     pub fn path(&self) -> String {
         format!(

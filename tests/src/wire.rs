@@ -57,6 +57,10 @@ impl Wire {
             scene.pod.interface,
             far.path()
         ))?;
+        // Else the bridge looks into IP packets and drops what is malformed.
+        for family in ["iptables", "ip6tables", "arptables"] {
+            node.sysctl_if_any(&format!("net/bridge/bridge-nf-call-{family}"), "0")?;
+        }
         far.ip("link set wire1 up promisc on\n")?;
         let macs = Macs {
             own: frame::mac(&scene.pod.namespace.hardware_address("eth0")?)?,
