@@ -2,6 +2,7 @@
 
 pub mod exec;
 pub mod follow;
+pub mod handover;
 pub mod instance;
 pub mod lock;
 pub mod names;

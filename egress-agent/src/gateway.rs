@@ -10,6 +10,7 @@ pub mod dial;
 pub mod dns;
 pub mod hosts;
 pub mod identify;
+pub mod inherit;
 pub mod listen;
 pub mod protocol;
 pub mod reason;

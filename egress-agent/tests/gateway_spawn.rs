@@ -57,6 +57,7 @@ fn options(cgroup: &Cgroup) -> SpawnOptions {
         cgroup: cgroup.0.clone(),
         uid: ID,
         gid: ID,
+        inherited: Vec::new(),
     }
 }
 

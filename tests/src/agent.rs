@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     os::unix::process::CommandExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
@@ -40,6 +40,8 @@ pub struct Agent<'world> {
     config: PathBuf,
     log: PathBuf,
     child: Option<Child>,
+    /// Those that were taken over from, and still have connections.
+    before: Vec<Child>,
 }
 
 impl<'world> Agent<'world> {
@@ -56,6 +58,7 @@ impl<'world> Agent<'world> {
             config: scratch.write("config.yaml", text)?,
             log: scratch.file("agent.log"),
             child: None,
+            before: Vec::new(),
         };
         agent.launch()?;
         Ok(agent)
@@ -77,15 +80,88 @@ impl<'world> Agent<'world> {
     /// # Errors
     /// As [`start`](Self::start).
     pub fn launch(&mut self) -> Result<()> {
-        let log = File::create(&self.log).context("could not make agent.log")?;
+        self.child = Some(self.begin(&[])?);
+        self.wait_until_ready()
+    }
+
+    /// Starts another one that takes over from this one, which is left to end by itself.
+    ///
+    /// # Errors
+    /// Where it is not ready in time; then that which ran before is this one again.
+    pub fn take_over(&mut self, environment: &[(&str, &str)]) -> Result<()> {
+        let (log, before) = (self.log.clone(), self.child.take());
+        let before = before.context("the agent is not running")?;
+        self.log = self
+            .world
+            .scratch()
+            .file(&format!("agent-{}.log", before.id()));
+        let begun = self.begin_with(&["--take-over"], environment);
+        let ready = begun.and_then(|child| {
+            self.child = Some(child);
+            self.wait_until_ready()
+        });
+        match ready {
+            Ok(()) => self.before.push(before),
+            Err(_) => {
+                if let Some(mut child) = self.child.replace(before) {
+                    child.kill().ok();
+                    child.wait().ok();
+                }
+                self.log = log;
+            }
+        }
+        ready
+    }
+
+    /// Another one that takes over, whatever becomes of it.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub fn successor(&self) -> Result<Child> {
+        let log = self.world.scratch().file("successor.log");
+        self.begin_at(&log, &["--take-over"], &[])
+    }
+
+    /// Waits for the end of those that were taken over from.
+    ///
+    /// # Errors
+    /// Where one does not end, or not well.
+    pub fn expect_left(&mut self) -> Result<()> {
+        for mut child in std::mem::take(&mut self.before) {
+            let status = process::wait(&mut child, process::PATIENCE)?;
+            ensure!(status.success(), "{status}");
+        }
+        Ok(())
+    }
+
+    fn begin(&self, arguments: &[&str]) -> Result<Child> {
+        self.begin_with(arguments, &[])
+    }
+
+    fn begin_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Child> {
+        self.begin_at(&self.log, arguments, environment)
+    }
+
+    fn begin_at(
+        &self,
+        log: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Child> {
+        let log = File::create(log).context("could not make agent.log")?;
         let mut command = command(self.world)?;
         command
             .args(["run", "--config"])
             .arg(&self.config)
+            .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("could not copy a descriptor")?)
             .stderr(log);
-        self.child = Some(command.spawn().context("could not start the agent")?);
+        command.spawn().context("could not start the agent")
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
         let ready = process::within(READY, "the agent to be ready", || {
             if let Some(status) = self.ended()? {
                 bail!("the agent ended with {status}");
@@ -229,7 +305,7 @@ impl Drop for Agent<'_> {
         if std::thread::panicking() {
             eprintln!("the agent's log is:\n{}", self.log().unwrap_or_default());
         }
-        if let Some(mut child) = self.child.take() {
+        for mut child in self.before.drain(..).chain(self.child.take()) {
             // It may have ended already.
             child.kill().ok();
             child.wait().ok();

@@ -1,7 +1,10 @@
 //! A running instance: its pins, its gateway, its reports. `run` and `exec` are made of it.
 
 use crate::{
-    app::plan::{Plan, PlanError},
+    app::{
+        handover::Handed,
+        plan::{Plan, PlanError},
+    },
     enforcer::{
         Enforcer, EnforcerError, Room,
         attach::{AttachError, detach_filters},
@@ -13,6 +16,7 @@ use crate::{
         tamper::Fault,
     },
     gateway::{
+        inherit::{self, Inherited},
         protocol::{Configure, ControlError, FromGateway, ToGateway},
         spawn::{ControlReceiver, ControlSender, GatewayChild, SpawnError, SpawnOptions, spawn},
     },
@@ -67,13 +71,13 @@ impl GatewayPlan {
         std::iter::once(self.v4).chain(self.v6)
     }
 
+    fn at(&self, port: u16) -> Vec<SocketAddr> {
+        let addresses = self.addresses();
+        addresses.map(|ip| SocketAddr::new(ip, port)).collect()
+    }
+
     fn configure(&self) -> Configure {
-        let at = |port| {
-            self.addresses()
-                .map(|ip| SocketAddr::new(ip, port))
-                .collect()
-        };
-        let mut configure = Configure::new(at(self.port), at(self.dns_port));
+        let mut configure = Configure::new(self.at(self.port), self.at(self.dns_port));
         configure.resolvers = self.resolvers.clone();
         configure.permitted_answers = self.permitted_answers.clone();
         configure
@@ -124,6 +128,14 @@ pub enum InstanceError {
     /// The tables are too small.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The sockets of the gateway that served before.
+    #[error(
+        "the sockets of the running gateway cannot be had: {source}; that needs CAP_SYS_PTRACE"
+    )]
+    Inherit {
+        /// Why.
+        source: io::Error,
+    },
     /// A folder.
     #[error("{path}: {source}")]
     Folder {
@@ -164,6 +176,10 @@ pub struct Instance {
     pub child: GatewayChild,
     from_gateway: mpsc::UnboundedReceiver<FromGateway>,
     reports: mpsc::UnboundedReceiver<Report>,
+    /// Of buffers in whose place others came and went.
+    before: Vec<mpsc::UnboundedReceiver<Report>>,
+    /// Whether the gateway has let go of everything.
+    is_drained: bool,
     names: HashMap<u32, (String, bool)>,
     /// What is in force.
     gateway: GatewayPlan,
@@ -185,6 +201,7 @@ impl Instance {
         plan: &Plan,
         node: &Node,
         room: Room,
+        predecessor: Option<&Handed>,
     ) -> Result<Self, InstanceError> {
         let mut enforcer = Enforcer::load(&bpffs::instance(name), room)?;
         let log = enforcer.log();
@@ -203,13 +220,25 @@ impl Instance {
         plan.fits_beside(&Plan::default())?;
         enforcer.set_config(gateway.for_maps(), plan.cgroup_levels())?;
         enforcer.attach_gateway(&gateway_cgroup)?;
-        let (sender, child, from_gateway) = start_gateway(gateway, &gateway_cgroup).await?;
+        let (inherited, _held) = match predecessor {
+            Some(handed) => {
+                enforcer.set_told(&handed.told);
+                let (listen, dns) = (gateway.at(gateway.port), gateway.at(gateway.dns_port));
+                let sockets = inherit::of_gateway(handed.gateway, &listen, &dns);
+                sockets.map_err(|source| InstanceError::Inherit { source })?
+            }
+            None => Default::default(),
+        };
+        let (sender, child, from_gateway) =
+            start_gateway(gateway, &gateway_cgroup, inherited).await?;
         let mut instance = Self {
             enforcer,
             sender,
             child,
             from_gateway,
             reports,
+            before: Vec::new(),
+            is_drained: false,
             names: HashMap::new(),
             gateway: gateway.clone(),
             plan: Arc::default(),
@@ -396,11 +425,10 @@ impl Instance {
                 return Some(record);
             }
             tokio::select! {
-                report = self.reports.recv() => match report? {
-                    Report::Denied(event) => self.waiting.extend(self.bypass(&event)),
-                    Report::Lost(count) => return Some(lost("perf", count)),
-                    Report::Malformed(_) => return Some(lost("malformed", 1)),
-                },
+                report = self.reports.recv() => {
+                    let records = self.reported(report?);
+                    self.waiting.extend(records);
+                }
                 message = self.from_gateway.recv() => {
                     if let FromGateway::Record(record) = message? {
                         return Some(enriched(*record));
@@ -427,22 +455,92 @@ impl Instance {
 
     /// The last records, before the end: whatever is still on its way, then open windows.
     pub fn finish(&mut self) -> Result<Vec<Record>, InstanceError> {
-        let mut records = Vec::from(std::mem::take(&mut self.waiting));
-        while let Ok(report) = self.reports.try_recv() {
-            match report {
-                Report::Denied(event) => records.extend(self.bypass(&event)),
-                Report::Lost(count) => records.push(lost("perf", count)),
-                Report::Malformed(_) => records.push(lost("malformed", 1)),
-            }
-        }
-        while let Ok(message) = self.from_gateway.try_recv() {
-            if let FromGateway::Record(record) = message {
-                records.push(enriched(*record));
-            }
-        }
+        let mut records = self.last_records();
         let over = self.enforcer.close_all_windows()?;
         records.extend(over.iter().flat_map(|it| self.closed(it)));
         Ok(records)
+    }
+
+    /// What whoever takes the instance over has to know. From now on this agent writes nothing and
+    /// mends nothing, until it [reclaims](Self::reclaim) its instance or leaves.
+    pub fn hand_over(&self, generation: u32) -> Handed {
+        Handed {
+            generation,
+            gateway: self.child.id().unwrap_or_default(),
+            told: self.enforcer.told(),
+        }
+    }
+
+    /// Takes the instance back from somebody who did not get far: everything is attached and written
+    /// as it was.
+    ///
+    /// # Errors
+    /// Something cannot be.
+    pub fn reclaim(&mut self) -> Result<(), InstanceError> {
+        let (report, reports) = mpsc::unbounded_channel();
+        self.enforcer.forward_events(report)?;
+        let before = std::mem::replace(&mut self.reports, reports);
+        self.before.push(before);
+        let plan = Arc::clone(&self.plan);
+        self.enforce(&plan, Gone::Skip)?;
+        // Its own programs in the place of the other's; that is no tampering.
+        for fault in self.enforcer.mend() {
+            tracing::debug!("taken back: {fault:?}");
+        }
+        Ok(())
+    }
+
+    /// Has the gateway take nothing more.
+    ///
+    /// # Errors
+    /// It has gone.
+    pub async fn drain(&mut self) -> Result<(), InstanceError> {
+        Ok(self.sender.send(&ToGateway::Drain).await?)
+    }
+
+    /// What has been told and not been written yet. Windows stay for whoever comes after.
+    pub fn last_records(&mut self) -> Vec<Record> {
+        let mut records = Vec::from(std::mem::take(&mut self.waiting));
+        let mut reports = Vec::new();
+        for queue in self.before.iter_mut().chain([&mut self.reports]) {
+            reports.extend(std::iter::from_fn(|| queue.try_recv().ok()));
+        }
+        records.extend(reports.into_iter().flat_map(|it| self.reported(it)));
+        while let Ok(message) = self.from_gateway.try_recv() {
+            records.extend(self.record_of(message));
+        }
+        records
+    }
+
+    /// The next record of the gateway alone; `None` when it has gone, or no connection is left.
+    pub async fn next_of_gateway(&mut self) -> Option<Record> {
+        while !self.is_drained {
+            let message = self.from_gateway.recv().await?;
+            if let Some(record) = self.record_of(message) {
+                return Some(record);
+            }
+        }
+        None
+    }
+
+    fn record_of(&mut self, message: FromGateway) -> Option<Record> {
+        self.is_drained |= message == FromGateway::Drained;
+        match message {
+            FromGateway::Record(record) => Some(enriched(*record)),
+            FromGateway::Ready { .. }
+            | FromGateway::Failed { .. }
+            | FromGateway::Applied { .. }
+            | FromGateway::Counters(_)
+            | FromGateway::Drained => None,
+        }
+    }
+
+    fn reported(&self, report: Report) -> Vec<Record> {
+        match report {
+            Report::Denied(event) => self.bypass(&event),
+            Report::Lost(count) => vec![lost("perf", count)],
+            Report::Malformed(_) => vec![lost("malformed", 1)],
+        }
     }
 
     /// The enforcer, for counters.
@@ -553,6 +651,7 @@ fn remove_folders(folder: &Path) -> io::Result<()> {
 async fn start_gateway(
     plan: &GatewayPlan,
     cgroup: &Path,
+    inherited: Inherited,
 ) -> Result<
     (
         ControlSender,
@@ -566,11 +665,12 @@ async fn start_gateway(
         cgroup: cgroup.to_owned(),
         uid: plan.user,
         gid: plan.user,
+        inherited: inherited.all().collect(),
     })?;
-    process
-        .sender
-        .send(&ToGateway::Configure(plan.configure()))
-        .await?;
+    let mut configure = plan.configure();
+    configure.inherited = inherited;
+    let configure = ToGateway::Configure(configure);
+    process.sender.send(&configure).await?;
     let ready = tokio::time::timeout(READY, process.receiver.receive()).await;
     match ready {
         Ok(Ok(Some(FromGateway::Ready { .. }))) => {}
@@ -612,7 +712,8 @@ fn is_the_gateways(message: &FromGateway) -> bool {
         FromGateway::Ready { .. }
         | FromGateway::Failed { .. }
         | FromGateway::Applied { .. }
-        | FromGateway::Counters(_) => true,
+        | FromGateway::Counters(_)
+        | FromGateway::Drained => true,
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// Where the lock files are.
@@ -63,6 +64,21 @@ impl Lock {
                 return Ok(Self { _file: file, path });
             }
         }
+    }
+
+    /// The same, from somebody who is about to let go.
+    ///
+    /// # Errors
+    /// It does not, for ten seconds.
+    pub async fn wait(instance: &str) -> Result<Self, LockError> {
+        const TRIES: u32 = 500;
+        for _ in 0..TRIES {
+            match Self::take(instance) {
+                Err(LockError::Taken(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
+                other => return other,
+            }
+        }
+        Self::take(instance)
     }
 
     /// Removes the file, and the folder with the last one; then lets go.

@@ -1,6 +1,9 @@
 //! What the maps do not hold of the endpoints: their names. In a file, for `status`.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -48,9 +51,13 @@ pub fn write(instance: &str, plan: &Plan) -> io::Result<()> {
         endpoints: endpoints.collect(),
     };
     let path = path(instance);
-    let new = path.with_extension("json~");
-    fs::write(&new, serde_json::to_vec(&names)?)?;
-    fs::rename(new, path)
+    fs::write(new(&path), serde_json::to_vec(&names)?)?;
+    fs::rename(new(&path), path)
+}
+
+/// Where it is written before it is in its place.
+fn new(path: &Path) -> PathBuf {
+    path.with_extension("json~")
 }
 
 /// Reads it; nothing where it is not there.
@@ -62,5 +69,9 @@ pub fn read(instance: &str) -> Names {
 
 /// Removes it, if it is there.
 pub fn remove(instance: &str) {
-    drop(fs::remove_file(path(instance)));
+    let path = path(instance);
+    // An agent that was killed while it wrote has left the other.
+    for path in [new(&path), path] {
+        drop(fs::remove_file(path));
+    }
 }

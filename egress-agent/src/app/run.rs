@@ -3,6 +3,7 @@
 use crate::{
     app::{
         follow::{Follow, Step, is_stale},
+        handover::{self, Door, Predecessor, Successor},
         instance::{GatewayPlan, Instance, InstanceError, remove},
         lock::Lock,
         names,
@@ -25,27 +26,49 @@ use tokio::signal::unix::{SignalKind, signal};
 /// How often windows are closed, and all that is attached and written is looked at.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How long connections may go on after a hand-over.
+const DRAIN: Duration = Duration::from_secs(60);
+/// How long the last events may take from the kernel's buffers.
+const LAST_EVENTS: Duration = Duration::from_millis(200);
+
 /// Runs until SIGTERM or SIGINT. The pins stay, and go on enforcing.
-pub async fn run(path: &Path) -> anyhow::Result<()> {
+pub async fn run(path: &Path, take_over: bool) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!(
             "egress-agent run needs root (CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON): run it with sudo"
         );
     }
     let config = config::load(path)?;
-    let lock = Lock::take(&config.instance)?;
     let name = config.instance.clone();
+    let predecessor = match take_over {
+        true => Predecessor::ask(&name).await?,
+        false => None,
+    };
+    let mut lock = match &predecessor {
+        // It has it, for the time being.
+        Some(_) => None,
+        None => Some(Lock::take(&name)?),
+    };
     let pins = bpffs::instance(&name);
-    let done = run_locked(path, config).await;
-    if !pins.exists() {
+    let done = run_locked(path, config, &mut lock, predecessor).await;
+    if let Some(lock) = lock
+        && !pins.exists()
+    {
         // It did not even start, and leaves nothing.
         names::remove(&name);
+        handover::remove(&name);
         lock.remove();
     }
     done
 }
 
-async fn run_locked(path: &Path, config: Config) -> anyhow::Result<()> {
+/// With the lock, or with a predecessor who has it.
+async fn run_locked(
+    path: &Path,
+    config: Config,
+    lock: &mut Option<Lock>,
+    predecessor: Option<Predecessor>,
+) -> anyhow::Result<()> {
     let mut sink = open_sink(&config)?;
     more_descriptors();
     let node = Node::open()?;
@@ -63,9 +86,12 @@ async fn run_locked(path: &Path, config: Config) -> anyhow::Result<()> {
         true => Missing::Wait,
         false => Missing::Refuse,
     };
-    let plan = Plan::make(&config, &policies, &node, 1, &mut ids, missing).await?;
+    let handed = predecessor.as_ref().map(|it| it.handed.clone());
+    let generation = handed.as_ref().map_or(1, |handed| handed.generation + 1);
+    let plan = Plan::make(&config, &policies, &node, generation, &mut ids, missing).await?;
     let gateway = gateway_plan(&config);
-    let started = Instance::start(&config.instance, &gateway, &plan, &node, Room::Full).await;
+    let (name, room) = (&config.instance, Room::Full);
+    let started = Instance::start(name, &gateway, &plan, &node, room, handed.as_ref()).await;
     let mut instance = match started {
         Ok(instance) => instance,
         Err(error) => {
@@ -78,6 +104,12 @@ async fn run_locked(path: &Path, config: Config) -> anyhow::Result<()> {
         }
     };
     ids.retain(&plan);
+    if let Some(predecessor) = predecessor {
+        predecessor.relieve().await?;
+        *lock = Some(Lock::wait(name).await?);
+        eprintln!("taken over, with generation {generation}");
+    }
+    let mut door = Some(Door::open(name)?);
     let links = instance.enforcer().links();
     sink.write(&posture::node("ready", &plan, adopted, links));
     eprintln!("ready: {} endpoints enforced", plan.endpoints.len());
@@ -85,12 +117,13 @@ async fn run_locked(path: &Path, config: Config) -> anyhow::Result<()> {
         config,
         policies,
         node,
-        generation: 1,
+        generation,
         ids,
         instance,
         sink,
         tampered: 0,
         unfollowed: None,
+        successor: None,
     };
     running.write_names();
 
@@ -108,6 +141,14 @@ async fn run_locked(path: &Path, config: Config) -> anyhow::Result<()> {
                 }
             },
             step = follow.next(&plan) => running.step(step).await,
+            successor = next_successor(door.as_mut()) => {
+                if running.hand_over(successor).await? {
+                    if let Some(door) = door.take() {
+                        door.close();
+                    }
+                    return running.leave(lock).await;
+                }
+            }
             _ = tick.tick() => running.tick().await?,
             _ = hangup.recv() => running.hangup(path).await,
             _ = terminate.recv() => break,
@@ -115,6 +156,9 @@ async fn run_locked(path: &Path, config: Config) -> anyhow::Result<()> {
         }
     }
     running.finish()?;
+    if let Some(door) = door {
+        door.close();
+    }
     let links = running.instance.enforcer().links();
     let stopped = posture::node("stopped", &running.instance.plan(), false, links);
     running.sink.write(&stopped);
@@ -138,6 +182,16 @@ struct Running {
     tampered: u64,
     /// Why the last change could not be followed: to be said once.
     unfollowed: Option<String>,
+    /// Whoever has taken over.
+    successor: Option<Successor>,
+}
+
+/// The next agent that wants to take over; never, where nobody can ask.
+async fn next_successor(door: Option<&mut Door>) -> Successor {
+    match door {
+        Some(door) => door.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Running {
@@ -265,6 +319,63 @@ impl Running {
         }
     }
 
+    /// Says what a successor has to know, and waits until it serves. False where it did not get that
+    /// far: then all is as before.
+    async fn hand_over(&mut self, mut successor: Successor) -> anyhow::Result<bool> {
+        eprintln!("another agent takes over");
+        let handed = self.instance.hand_over(self.generation);
+        let mut failed = successor.hand(handed).await.err();
+        while failed.is_none() {
+            tokio::select! {
+                record = self.instance.next() => match record {
+                    Some(record) => self.sink.write(&record),
+                    None => bail!("the gateway ended while another agent took over"),
+                },
+                ready = successor.is_ready() => match ready {
+                    Ok(()) => {
+                        self.successor = Some(successor);
+                        return Ok(true);
+                    }
+                    Err(error) => failed = Some(error),
+                },
+            }
+        }
+        eprintln!("egress-agent: the other agent did not take over: this one goes on");
+        self.instance.reclaim()?;
+        self.write_names();
+        let links = self.instance.enforcer().links();
+        let record = posture::node("kept", &self.instance.plan(), true, links);
+        self.sink.write(&record);
+        Ok(false)
+    }
+
+    /// The end after a hand-over: what there is to tell, and then the connections that the gateway
+    /// still has.
+    async fn leave(mut self, lock: &mut Option<Lock>) -> anyhow::Result<()> {
+        self.instance.drain().await?;
+        // What the kernel has put into these buffers comes within a moment.
+        tokio::time::sleep(LAST_EVENTS).await;
+        for record in self.instance.last_records() {
+            self.sink.write(&record);
+        }
+        drop(lock.take());
+        if let Some(mut successor) = self.successor.take() {
+            successor.left().await;
+        }
+        eprintln!("handed over: what is connected goes on for up to {DRAIN:?}");
+        let drained = async {
+            while let Some(record) = self.instance.next_of_gateway().await {
+                self.sink.write(&record);
+            }
+        };
+        drop(tokio::time::timeout(DRAIN, drained).await);
+        for record in self.instance.last_records() {
+            self.sink.write(&record);
+        }
+        eprintln!("left");
+        Ok(())
+    }
+
     fn finish(&mut self) -> anyhow::Result<()> {
         for record in self.instance.finish()? {
             self.sink.write(&record);
@@ -305,6 +416,7 @@ pub async fn detach(instance: &str, path: Option<&Path>, yes: bool) -> anyhow::R
     let own = config.as_ref().map_or_else(default_addresses, addresses);
     let removed = remove(instance, &own, &Node::open()?).await?;
     names::remove(instance);
+    handover::remove(instance);
     lock.remove();
     if removed.is_empty() {
         eprintln!("nothing to detach: instance {instance} has no pins");

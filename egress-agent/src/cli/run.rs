@@ -10,6 +10,9 @@ pub struct RunArgs {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+    /// Take the instance over from the agent that runs it, without a gap in service.
+    #[arg(long)]
+    pub take_over: bool,
 }
 
 /// Removes the pins of an instance, and thereby all its enforcement.
@@ -38,7 +41,7 @@ pub(super) fn on_this_thread<T>(
 
 /// `run`.
 pub fn run(args: &RunArgs) -> anyhow::Result<()> {
-    on_this_thread(app::run::run(&args.config))
+    on_this_thread(app::run::run(&args.config, args.take_over))
 }
 
 /// `detach`.

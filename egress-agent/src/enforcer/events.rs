@@ -1,12 +1,12 @@
 //! Perf events out of the kernel, decoded, with the lost ones counted.
 
 use crate::enforcer::{
-    Enforcer, EnforcerError,
+    Enforcer, EnforcerError, bpffs,
     own::{self, Closed},
     state::failed,
 };
 use aya::maps::{
-    MapData, PerfEventArray,
+    Map, MapData, PerfEventArray,
     perf::{PerfEvent, PerfEventArrayBuffer},
 };
 use egress_common::{event::Event, maps};
@@ -29,16 +29,16 @@ pub enum Report {
 }
 
 impl Enforcer {
-    /// Opens the buffers of all CPUs and forwards what they hold, until the receiver is gone.
-    /// Within a tokio runtime.
+    /// Opens the buffers of all CPUs, in the place of whoever's there are, and forwards what they
+    /// hold, until the receiver is gone. Within a tokio runtime.
     pub fn forward_events(
         &mut self,
         to: mpsc::UnboundedSender<Report>,
     ) -> Result<(), EnforcerError> {
-        let map = self
-            .ebpf
-            .take_map(maps::EVENTS)
-            .ok_or(EnforcerError::Missing(maps::EVENTS))?;
+        // Not the map of the load: the kernel takes the buffers away with the descriptor that put
+        // them there, and these may have to be put there again.
+        let map = MapData::from_pin(bpffs::map(&self.pins, maps::EVENTS));
+        let map = Map::PerfEventArray(map.map_err(failed(maps::EVENTS))?);
         let mut array = PerfEventArray::try_from(map).map_err(failed(maps::EVENTS))?;
         let cpus = aya::util::online_cpus().map_err(|(_, error)| EnforcerError::Perf {
             cpu: 0,

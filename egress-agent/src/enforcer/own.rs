@@ -187,6 +187,23 @@ impl Enforcer {
         Ok(())
     }
 
+    /// By endpoint and reason, how many attempts to many destinations have been told of.
+    pub fn told(&self) -> Vec<(u32, u8, u64)> {
+        let all = self.own.values().flat_map(|own| &own.told);
+        all.map(|(key, (told, _))| (key.endpoint, key.reason, *told))
+            .collect()
+    }
+
+    /// What another agent has told of, by endpoint and reason.
+    pub fn set_told(&mut self, told: &[(u32, u8, u64)]) {
+        for (endpoint, reason, count) in told {
+            if let Some(own) = self.own.get_mut(endpoint) {
+                let entry = own.told.entry(ReportKey::others(*endpoint, *reason));
+                entry.or_default().0 = *count;
+            }
+        }
+    }
+
     /// Takes an endpoint's maps away, with all that is in them but its reports, which the next look
     /// at windows still tells of.
     pub(super) fn take_own(&mut self, endpoint: u32) -> Result<(), EnforcerError> {

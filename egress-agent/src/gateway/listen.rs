@@ -107,7 +107,7 @@ fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Soc
 }
 
 /// The sockets of one worker.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Sockets {
     /// For connections.
     pub tcp: Vec<std::net::TcpListener>,
@@ -124,11 +124,7 @@ impl Sockets {
     /// # Errors
     /// The first that cannot be had.
     pub fn open(listen: &mut [SocketAddr], dns: &mut [SocketAddr]) -> Result<Self, ListenError> {
-        let mut sockets = Self {
-            tcp: Vec::new(),
-            dns_tcp: Vec::new(),
-            dns_udp: Vec::new(),
-        };
+        let mut sockets = Self::default();
         let local = |address: &mut SocketAddr, found: io::Result<SocketAddr>| {
             *address = found.map_err(|error| ListenError::new("tcp", *address, error))?;
             Ok(())
@@ -147,24 +143,37 @@ impl Sockets {
         Ok(sockets)
     }
 
-    /// Starts serving, on the worker's own thread.
+    /// Starts serving, on the worker's own thread, until it is to drain.
     ///
     /// # Errors
     /// The runtime does not take a socket.
     pub fn serve(self, worker: &Rc<Worker>) -> io::Result<()> {
         for listener in self.tcp {
             let listener = TcpListener::from_std(listener)?;
-            spawn_local(accept(listener, worker.clone(), connection::serve));
+            let accept = accept(listener, worker.clone(), connection::serve);
+            spawn_local(until_drained(worker.clone(), accept));
         }
         for listener in self.dns_tcp {
             let listener = TcpListener::from_std(listener)?;
-            spawn_local(accept(listener, worker.clone(), super::dns::serve_tcp));
+            let accept = accept(listener, worker.clone(), super::dns::serve_tcp);
+            spawn_local(until_drained(worker.clone(), accept));
         }
         for socket in self.dns_udp {
             let socket = Rc::new(UdpSocket::from_std(socket)?);
-            spawn_local(super::dns::serve_udp(socket, worker.clone()));
+            let serve = super::dns::serve_udp(socket, worker.clone());
+            spawn_local(until_drained(worker.clone(), serve));
         }
         Ok(())
+    }
+}
+
+/// What is being served goes on; nothing more is taken.
+async fn until_drained(worker: Rc<Worker>, serve: impl Future<Output = ()>) {
+    let mut drains = worker.shared.drains.clone();
+    tokio::select! {
+        () = serve => {}
+        // Gone, the gateway ends as a whole.
+        _ = drains.wait_for(|drains| *drains) => {}
     }
 }
 

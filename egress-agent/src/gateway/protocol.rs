@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use super::inherit::Inherited;
 use crate::{
     policy::rule::{Mode, Rule},
     telemetry::record::Record,
@@ -33,6 +34,9 @@ pub enum ToGateway {
     Endpoints(Endpoints),
     /// Answered by `Counters`.
     Count,
+    /// No more connections and look-ups: another gateway has the same sockets. Answered by
+    /// `Drained`, when the connections that there are have ended.
+    Drain,
 }
 
 /// Gateway to enforcer.
@@ -60,6 +64,8 @@ pub enum FromGateway {
     Record(Box<Record>),
     /// Totals since the start, by name.
     Counters(BTreeMap<String, u64>),
+    /// No connection is left.
+    Drained,
 }
 
 /// How the gateway works; fixed for its life.
@@ -70,6 +76,9 @@ pub struct Configure {
     pub listen: Vec<SocketAddr>,
     /// For DNS, UDP and TCP on each.
     pub dns: Vec<SocketAddr>,
+    /// Sockets that another gateway listens on as well, in place of new ones.
+    #[serde(default, skip_serializing_if = "Inherited::is_empty")]
+    pub inherited: Inherited,
     /// Threads; one per processor where it is absent.
     #[serde(default)]
     pub workers: Option<usize>,
@@ -100,6 +109,7 @@ impl Configure {
         Self {
             listen,
             dns,
+            inherited: Inherited::default(),
             workers: None,
             resolvers: Vec::new(),
             hosts_file: hosts_file(),

@@ -107,6 +107,7 @@ struct Gateway {
     table: watch::Sender<Arc<Table>>,
     records: mpsc::Receiver<Record>,
     shared: Shared,
+    drains: watch::Sender<bool>,
     /// Dropped, they end the workers.
     _stop: Vec<oneshot::Sender<()>>,
 }
@@ -117,6 +118,7 @@ async fn start(
 ) -> Result<Gateway, ServeError> {
     let (table, tables) = watch::channel(Arc::<Table>::default());
     let (queue, records) = mpsc::channel(RECORD_QUEUE);
+    let (drains, is_draining) = watch::channel(false);
     let shared = Shared {
         identify,
         table: tables,
@@ -124,15 +126,20 @@ async fn start(
         counters: Counters::default(),
         limits: Arc::new(configure.limits.clone()),
         open: Open::default(),
+        drains: is_draining,
         refusals: Arc::new(Mutex::new(RefusalLog::default())),
     };
     let workers = configure
         .workers
         .unwrap_or_else(|| thread::available_parallelism().map_or(1, std::num::NonZero::get));
-    let mut sets = Vec::new();
-    for _ in 0..workers.max(1) {
-        sets.push(Sockets::open(&mut configure.listen, &mut configure.dns)?);
-    }
+    let inherited = std::mem::take(&mut configure.inherited);
+    let sets = if inherited.is_empty() {
+        let open = |_| Sockets::open(&mut configure.listen, &mut configure.dns);
+        (0..workers.max(1)).map(open).collect::<Result<_, _>>()?
+    } else {
+        // SAFETY: the enforcer has started this process with them, and says so once.
+        unsafe { inherited.share(workers) }.map_err(ServeError::Worker)?
+    };
     let mut own = configure.own_addresses.clone();
     own.extend(
         configure
@@ -165,6 +172,7 @@ async fn start(
         table,
         records,
         shared,
+        drains,
         _stop: stop,
     })
 }
@@ -211,11 +219,13 @@ impl Gateway {
             }
         });
         let mut tick = interval(TICK);
+        let mut was_told = false;
         let ended = loop {
             tokio::select! {
                 message = messages.recv() => match message {
                     None => break Ok(()),
                     Some(Err(error)) => break Err(error.into()),
+                    Some(Ok(ToGateway::Drain)) => drop(self.drains.send_replace(true)),
                     Some(Ok(message)) => match self.answer(message) {
                         Ok(answer) => write_message(&mut write, &answer).await?,
                         Err(error) => break Err(error),
@@ -224,7 +234,13 @@ impl Gateway {
                 Some(record) = self.records.recv() => {
                     write_message(&mut write, &FromGateway::Record(Box::new(record))).await?;
                 }
-                _ = tick.tick() => self.sum_up(),
+                _ = tick.tick() => {
+                    self.sum_up();
+                    if *self.drains.borrow() && !was_told && self.shared.open.count() == 0 {
+                        was_told = true;
+                        write_message(&mut write, &FromGateway::Drained).await?;
+                    }
+                }
             }
         };
         reader.abort();
@@ -233,7 +249,7 @@ impl Gateway {
 
     fn answer(&mut self, message: ToGateway) -> Result<FromGateway, ServeError> {
         match message {
-            ToGateway::Configure(_) => Err(ServeError::Order),
+            ToGateway::Configure(_) | ToGateway::Drain => Err(ServeError::Order),
             ToGateway::Endpoints(endpoints) => {
                 let generation = endpoints.generation;
                 self.table.send_replace(Arc::new(Table::new(&endpoints)));

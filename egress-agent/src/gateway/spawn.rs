@@ -37,6 +37,8 @@ pub struct SpawnOptions {
     pub uid: u32,
     /// Not 0.
     pub gid: u32,
+    /// Descriptors that it keeps, under the same numbers, beside its control stream.
+    pub inherited: Vec<RawFd>,
 }
 
 /// Why the gateway was not started.
@@ -148,9 +150,10 @@ fn command(options: &SpawnOptions, control: &OwnedFd, procs: &File) -> Command {
         uid: options.uid,
         gid: options.gid,
     };
+    let inherited = options.inherited.clone();
     // SAFETY: between fork and exec `apply` makes only system calls, allocates nothing and takes
     // no lock; the descriptors it uses are open in the parent until spawn has returned.
-    unsafe { command.pre_exec(move || confinement.apply()) };
+    unsafe { command.pre_exec(move || confinement.apply(&inherited)) };
     let mut command = Command::from(command);
     command.kill_on_drop(true);
     command

@@ -31,6 +31,8 @@ pub struct Shared {
     pub limits: Arc<Limits>,
     /// Open connections.
     pub open: Open,
+    /// Whether no more are taken.
+    pub drains: watch::Receiver<bool>,
     /// Refused look-ups, told once per key and window.
     pub refusals: Arc<Mutex<RefusalLog>>,
 }
@@ -90,6 +92,11 @@ pub struct Ticket {
 }
 
 impl Open {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.all.load(Ordering::Relaxed)
+    }
+
     /// A number for a connection that is not let in.
     pub fn number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed) + 1

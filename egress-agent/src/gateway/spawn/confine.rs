@@ -39,7 +39,7 @@ impl Confinement {
     ///
     /// # Errors
     /// The first step that fails; the child must then not go on.
-    pub fn apply(&self) -> io::Result<()> {
+    pub fn apply(&self, inherited: &[RawFd]) -> io::Result<()> {
         self.enter_cgroup()?;
         // Whatever the parent reads by descriptor.
         SigSet::empty().thread_set_mask()?;
@@ -58,7 +58,7 @@ impl Confinement {
         if unsafe { libc::getppid() } as u32 != self.parent {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
-        self.keep_only_control()
+        self.keep_only(inherited)
     }
 
     fn enter_cgroup(&self) -> io::Result<()> {
@@ -79,13 +79,19 @@ impl Confinement {
         check(unsafe { libc::setresuid(self.uid, self.uid, self.uid) })
     }
 
-    /// Marks everything beyond the standard streams close-on-exec, but the control stream.
-    fn keep_only_control(&self) -> io::Result<()> {
+    /// Marks everything beyond the standard streams close-on-exec, but the control stream and what
+    /// is inherited.
+    fn keep_only(&self, inherited: &[RawFd]) -> io::Result<()> {
         let flags = libc::CLOSE_RANGE_CLOEXEC as libc::c_int;
         // SAFETY: takes no pointer, and closes nothing before exec.
         check(unsafe { libc::close_range(3, libc::c_uint::MAX, flags) })?;
         // SAFETY: takes no pointer.
-        check(unsafe { libc::fcntl(self.control, libc::F_SETFD, 0) })
+        check(unsafe { libc::fcntl(self.control, libc::F_SETFD, 0) })?;
+        for fd in inherited {
+            // SAFETY: takes no pointer.
+            check(unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) })?;
+        }
+        Ok(())
     }
 }
 
