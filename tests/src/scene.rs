@@ -218,3 +218,27 @@ pub fn expect_count(agent: &Agent<'_>, to: IpAddr, count: u64) -> Result<()> {
     );
     Ok(())
 }
+
+/// Has a pod do what is legitimate, under the default policy, and looks that nothing was reported.
+///
+/// # Errors
+/// As `use_it`, or with what was reported.
+pub fn unreported(use_it: impl FnOnce(&Scene, &Agent<'_>) -> Result<()>) -> Result<()> {
+    unreported_with(&Config::default(), use_it)
+}
+
+/// The same under another policy.
+///
+/// # Errors
+/// As [`unreported`].
+pub fn unreported_with(
+    config: &Config,
+    use_it: impl FnOnce(&Scene, &Agent<'_>) -> Result<()>,
+) -> Result<()> {
+    let scene = Scene::new()?;
+    let mut agent = scene.enforce(config)?;
+    use_it(&scene, &agent)?;
+    // What is reported late is reported at the end.
+    agent.stop()?;
+    agent.records.expect_no_report()
+}

@@ -3,7 +3,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr},
     process::Stdio,
     time::Duration,
 };
@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use egress_tests::{
     agent::{Agent, Config},
+    echo::{self, Echo},
     host_pod::HostPod,
     internet::{RESOLVER4, RESOLVER6},
     process::{self, Finished, PATIENCE},
@@ -337,66 +338,33 @@ fn the_nodes_loopback_and_services_are_denied() -> Result<()> {
     Ok(())
 }
 
-/// A server in the endpoint; answers one line on every connection.
-const SERVER: &str = "import socket\n\
-    s = socket.create_server(('::', 8080), family=socket.AF_INET6, dualstack_ipv6=True)\n\
-    print('listening', flush=True)\n\
-    while True:\n\
-    \x20   c, _ = s.accept(); c.settimeout(3)\n\
-    \x20   try: c.sendall(c.recv(100))\n\
-    \x20   except OSError: pass\n\
-    \x20   c.close()";
-
 #[test]
 fn a_server_answers_the_node_and_the_cluster_and_nobody_else() -> Result<()> {
     let scene = Scene::new()?;
     let host = host(&scene)?;
     let other = scene.world.pod("shop/other")?;
     let mut agent = enforce(&scene, &host)?;
-    let mut server = host
-        .command("python3")?
-        .args(["-c", SERVER])
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut line = [0; 9];
-    server
-        .stdout
-        .as_mut()
-        .context("its output is a pipe")?
-        .read_exact(&mut line)?;
+    let _server = Echo::start(host.command("python3")?)?;
     for to in ["127.0.0.1", "::1", "192.0.2.2", "2001:db8::2", "10.1.1.1"] {
         let to: IpAddr = to.parse()?;
         scene
             .world
             .node
-            .enter(|| speak(to))?
+            .enter(|| echo::speak(&mut echo::connect(to)?))?
             .with_context(|| format!("{to}"))?;
     }
     for to in [other.gateway4.into(), other.gateway6.into(), NODE4.into()] {
         other
             .namespace
-            .enter(|| speak(to))?
+            .enter(|| echo::speak(&mut echo::connect(to)?))?
             .with_context(|| format!("{to}"))?;
     }
     let bypasses = agent.records.bypasses()?;
     ensure!(bypasses.is_empty(), "{bypasses:#?}");
-    let lan = scene.world.lan_host().enter(|| speak(NODE4.into()))?;
+    let lan = scene.world.lan_host();
+    let lan = lan.enter(|| echo::connect(NODE4.into()))?;
     ensure!(lan.is_err(), "a host of the LAN was answered");
-    server.kill()?;
-    server.wait()?;
     agent.stop()?;
-    Ok(())
-}
-
-/// An exchange with the server.
-fn speak(address: IpAddr) -> Result<()> {
-    let patience = Duration::from_secs(2);
-    let mut stream = TcpStream::connect_timeout(&(address, 8080).into(), patience)?;
-    stream.set_read_timeout(Some(patience))?;
-    stream.write_all(b"hello")?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    ensure!(answer == b"hello", "{answer:?}");
     Ok(())
 }
 

@@ -1,27 +1,13 @@
 //! Legitimate use is never reported, and works.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::{IpAddr, TcpStream},
-    process::Stdio,
-    time::Duration,
-};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use egress_tests::{
-    agent::{Agent, Config},
-    scene::Scene,
+    agent::Config,
+    echo::{self, Echo},
+    scene::{Scene, unreported},
 };
-
-/// In the pod with the enforcer on, then asserts that nothing at all was reported.
-fn unreported(use_it: impl FnOnce(&Scene, &Agent<'_>) -> Result<()>) -> Result<()> {
-    let scene = Scene::new()?;
-    let mut agent = scene.enforce(&Config::default())?;
-    use_it(&scene, &agent)?;
-    // What is reported late is reported at the end.
-    agent.stop()?;
-    agent.records.expect_no_report()
-}
 
 #[test]
 fn address_sorting_of_glibc_and_python() -> Result<()> {
@@ -94,44 +80,14 @@ fn loopback_is_the_pods_own() -> Result<()> {
 fn a_server_in_the_pod_answers_the_node_and_the_cluster() -> Result<()> {
     unreported(|scene, _agent| {
         let other = scene.world.pod("shop/other")?;
-        let script = "import socket\n\
-                      s = socket.create_server(('::', 8080), family=socket.AF_INET6, dualstack_ipv6=True)\n\
-                      print('listening', flush=True)\n\
-                      while True:\n\
-                      \x20   c, _ = s.accept(); c.sendall(c.recv(100)); c.close()";
-        let mut server = scene
-            .pod
-            .command("python3")?
-            .args(["-c", script])
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut line = [0; 9];
-        server
-            .stdout
-            .as_mut()
-            .context("its output is a pipe")?
-            .read_exact(&mut line)?;
+        let _server = Echo::start(scene.pod.command("python3")?)?;
         for client in [&scene.world.node, &other.namespace] {
             for address in scene.pod.addresses() {
-                client.enter(|| speak(address))??;
+                client.enter(|| echo::speak(&mut echo::connect(address)?))??;
             }
         }
-        server.kill()?;
-        server.wait()?;
         Ok(())
     })
-}
-
-/// An exchange with a server in the pod.
-fn speak(address: IpAddr) -> Result<()> {
-    let patience = Duration::from_secs(3);
-    let mut stream = TcpStream::connect_timeout(&(address, 8080).into(), patience)?;
-    stream.set_read_timeout(Some(patience))?;
-    stream.write_all(b"hello")?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    ensure!(answer == b"hello", "{answer:?}");
-    Ok(())
 }
 
 #[test]

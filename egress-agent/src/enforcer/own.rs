@@ -224,6 +224,11 @@ impl Enforcer {
         Ok(())
     }
 
+    /// Whether an endpoint has maps.
+    pub(super) fn has_own(&self, endpoint: u32) -> bool {
+        self.own.contains_key(&endpoint)
+    }
+
     /// The endpoints that have maps, pinned ones included.
     pub(super) fn adopt_own(&mut self) -> Result<(), EnforcerError> {
         self.give_own(0)?;

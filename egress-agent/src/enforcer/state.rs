@@ -154,7 +154,7 @@ impl Enforcer {
                     .map_err(failed(maps::ENDPOINTS))?;
             }
             self.written.note(maps::ENDPOINTS, &id, &Endpoint::NONE);
-            if id != 0 {
+            if id != 0 && self.has_own(id) {
                 self.take_own(id)?;
             }
         }
