@@ -334,6 +334,10 @@ impl Instance {
             if !self.plan.has(state.id) && !self.enforcer.is_endpoint(state)? {
                 self.enforcer.renew(state.id)?;
             }
+        }
+        let ids: Vec<u32> = states.iter().map(|state| state.id).collect();
+        self.enforcer.give_own(&ids)?;
+        for state in &states {
             self.enforcer.set_endpoint(state)?;
         }
         self.enforcer

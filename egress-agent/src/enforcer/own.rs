@@ -1,9 +1,9 @@
 //! The maps that each endpoint has for itself: what a pod can fill is its own.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::PathBuf,
 };
 
@@ -153,38 +153,47 @@ impl Own {
 }
 
 impl Enforcer {
-    /// Gives an endpoint its own maps: those that it has, or new ones.
-    pub(super) fn give_own(&mut self, endpoint: u32) -> Result<(), EnforcerError> {
-        if self.own.contains_key(&endpoint) {
-            return Ok(());
-        }
-        let maps = SHAPES.iter().map(|(name, shape)| {
-            let map = self.open(name, endpoint, shape)?;
-            let id = sys::id(map.as_fd()).map_err(failed(name))?;
-            Ok((map, id))
-        });
-        let mut own = Own {
-            maps: maps.collect::<Result<_, EnforcerError>>()?,
-            told: HashMap::new(),
-        };
-        let failed = |error| failed(maps::REPORTS)(error);
-        for reason in DropReason::ALL {
-            let key = ReportKey::others(endpoint, *reason as u8);
-            let window = ReportWindow {
-                is_others: 1,
-                ..ReportWindow::EMPTY
-            };
-            let reports = own.map(maps::REPORTS).map_err(failed)?;
-            sys::insert_new(reports, &key, &window).map_err(failed)?;
-        }
-        // What an earlier agent has told of is not told again.
-        for (key, window) in own.windows().map_err(failed)? {
-            if key.is_others() {
-                own.told.insert(key, (window.attempts, window.started_ns));
+    /// Gives endpoints their own maps: those that they have, or new ones. All at once, since the
+    /// kernel waits for running programs once a call, for some ten milliseconds.
+    pub fn give_own(&mut self, endpoints: &[u32]) -> Result<(), EnforcerError> {
+        let new = endpoints.iter().filter(|id| !self.own.contains_key(id));
+        let new: BTreeSet<u32> = new.copied().collect();
+        let mut maps: BTreeMap<u32, Vec<(OwnedFd, u32)>> = BTreeMap::new();
+        for (name, shape) in &SHAPES {
+            let outer = self.written.map(name)?;
+            let mut absent = Vec::new();
+            for endpoint in &new {
+                let opened = self.open(name, *endpoint, shape);
+                let (map, id) = opened.map_err(failed(name))?;
+                if !is_in_place(outer, *endpoint, id) {
+                    absent.push((*endpoint, map.as_raw_fd()));
+                }
+                maps.entry(*endpoint).or_default().push((map, id));
             }
+            sys::put_maps(outer, &absent).map_err(failed(name))?;
         }
-        self.own.insert(endpoint, own);
+        for (endpoint, maps) in maps {
+            self.own.insert(
+                endpoint,
+                begin(endpoint, maps).map_err(failed(maps::REPORTS))?,
+            );
+        }
         Ok(())
+    }
+
+    /// A map that is pinned, or a new one that then is, with its id.
+    fn open(&self, name: &str, endpoint: u32, shape: &sys::Shape) -> io::Result<(OwnedFd, u32)> {
+        let pin = self.own_pin(name, endpoint);
+        let map = match sys::get(&pin) {
+            Ok(map) => map,
+            Err(_not_yet) => {
+                let map = sys::map_create(name, shape)?;
+                sys::pin(map.as_fd(), &pin)?;
+                map
+            }
+        };
+        let id = sys::id(map.as_fd())?;
+        Ok((map, id))
     }
 
     /// By endpoint and reason, how many attempts to many destinations have been told of.
@@ -207,10 +216,11 @@ impl Enforcer {
     /// Takes an endpoint's maps away, with all that is in them but its reports, which the next look
     /// at windows still tells of.
     pub(super) fn take_own(&mut self, endpoint: u32) -> Result<(), EnforcerError> {
-        if let Some(mut own) = self.own.remove(&endpoint) {
-            let closed = own.close(u64::MAX).map_err(failed(maps::REPORTS))?;
-            self.closed.extend(closed);
-        }
+        let Some(mut own) = self.own.remove(&endpoint) else {
+            return Ok(());
+        };
+        let closed = own.close(u64::MAX).map_err(failed(maps::REPORTS))?;
+        self.closed.extend(closed);
         for name in maps::PER_ENDPOINT {
             let outer = self.written.map(name)?;
             sys::delete(outer, &endpoint.to_ne_bytes()).map_err(failed(name))?;
@@ -224,20 +234,11 @@ impl Enforcer {
         Ok(())
     }
 
-    /// Whether an endpoint has maps.
-    pub(super) fn has_own(&self, endpoint: u32) -> bool {
-        self.own.contains_key(&endpoint)
-    }
-
     /// The endpoints that have maps, pinned ones included.
     pub(super) fn adopt_own(&mut self) -> Result<(), EnforcerError> {
-        self.give_own(0)?;
-        for endpoint in 1..MAX_ENDPOINTS {
-            if self.own_pin(maps::REPORTS, endpoint).exists() {
-                self.give_own(endpoint)?;
-            }
-        }
-        Ok(())
+        let pinned = |id: &u32| self.own_pin(maps::REPORTS, *id).exists();
+        let pinned: Vec<u32> = (1..MAX_ENDPOINTS).filter(pinned).chain([0]).collect();
+        self.give_own(&pinned)
     }
 
     /// Forgets the flows of an endpoint that `keep` does not hold of.
@@ -297,8 +298,7 @@ impl Enforcer {
         let (map, id) = self.own.get(&endpoint)?.maps.get(number)?;
         let outer = self.written.map(name).ok()?;
         let pin = self.own_pin(name, endpoint);
-        let in_place = sys::lookup(outer, &endpoint.to_ne_bytes(), size_of::<u32>());
-        let in_place = in_place.is_ok_and(|found| found.as_deref() == Some(&id.to_ne_bytes()));
+        let in_place = is_in_place(outer, endpoint, *id);
         let pinned = sys::get(&pin).and_then(|pinned| sys::id(pinned.as_fd()));
         let is_pinned = pinned.is_ok_and(|pinned| pinned == *id);
         if in_place && is_pinned {
@@ -324,32 +324,38 @@ impl Enforcer {
         })
     }
 
-    fn open(
-        &self,
-        name: &'static str,
-        endpoint: u32,
-        shape: &sys::Shape,
-    ) -> Result<OwnedFd, EnforcerError> {
-        let pin = self.own_pin(name, endpoint);
-        let make = || -> io::Result<OwnedFd> {
-            let map = match sys::get(&pin) {
-                Ok(map) => map,
-                Err(_not_yet) => {
-                    let map = sys::map_create(name, shape)?;
-                    sys::pin(map.as_fd(), &pin)?;
-                    map
-                }
-            };
-            let outer = self.written.map(name).map_err(io::Error::other)?;
-            sys::put_map(outer, endpoint, map.as_fd())?;
-            Ok(map)
-        };
-        make().map_err(failed(name))
-    }
-
     fn own_pin(&self, name: &str, endpoint: u32) -> PathBuf {
         bpffs::map(&self.pins, &format!("{name}-{endpoint}"))
     }
+}
+
+/// The windows of an endpoint's maps begin: those that stand for all others of a reason, and what
+/// an earlier agent has told of, which is not told again.
+fn begin(endpoint: u32, maps: Vec<(OwnedFd, u32)>) -> io::Result<Own> {
+    let mut own = Own {
+        maps,
+        told: HashMap::new(),
+    };
+    for reason in DropReason::ALL {
+        let key = ReportKey::others(endpoint, *reason as u8);
+        let window = ReportWindow {
+            is_others: 1,
+            ..ReportWindow::EMPTY
+        };
+        sys::insert_new(own.map(maps::REPORTS)?, &key, &window)?;
+    }
+    for (key, window) in own.windows()? {
+        if key.is_others() {
+            own.told.insert(key, (window.attempts, window.started_ns));
+        }
+    }
+    Ok(own)
+}
+
+/// Whether the map of this id is an endpoint's in an array of maps.
+fn is_in_place(outer: BorrowedFd<'_>, endpoint: u32, id: u32) -> bool {
+    let found = sys::lookup(outer, &endpoint.to_ne_bytes(), size_of::<u32>());
+    found.is_ok_and(|found| found.as_deref() == Some(&id.to_ne_bytes()))
 }
 
 /// For `map_err`: names the map.

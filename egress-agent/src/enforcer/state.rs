@@ -102,7 +102,7 @@ impl Enforcer {
             cgroup: state.cgroup_id(),
             namespace: node::namespace().map_err(EnforcerError::Namespace)?,
         };
-        self.give_own(state.id)?;
+        self.give_own(&[state.id])?;
         let mut map: Array<&mut MapData, Endpoint> = self.map(maps::ENDPOINTS)?;
         map.set(state.id, endpoint, 0)
             .map_err(failed(maps::ENDPOINTS))?;
@@ -154,7 +154,7 @@ impl Enforcer {
                     .map_err(failed(maps::ENDPOINTS))?;
             }
             self.written.note(maps::ENDPOINTS, &id, &Endpoint::NONE);
-            if id != 0 && self.has_own(id) {
+            if id != 0 {
                 self.take_own(id)?;
             }
         }

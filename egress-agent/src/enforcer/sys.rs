@@ -8,7 +8,7 @@
 use std::{
     ffi::CString,
     io,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     os::unix::ffi::OsStrExt,
     path::Path,
 };
@@ -387,6 +387,26 @@ fn types(shape: &Shape) -> io::Result<OwnedFd> {
 pub(super) fn put_map(outer: BorrowedFd<'_>, index: u32, map: BorrowedFd<'_>) -> io::Result<()> {
     let (index, mut map) = (index.to_ne_bytes(), map.as_raw_fd().to_ne_bytes());
     element(BPF_MAP_UPDATE_ELEM, outer, index.as_ptr(), map.as_mut_ptr()).map(drop)
+}
+
+/// Puts maps into an array of maps, by one call where the kernel has such.
+pub(super) fn put_maps(outer: BorrowedFd<'_>, maps: &[(u32, RawFd)]) -> io::Result<()> {
+    if maps.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<u8> = maps.iter().flat_map(|(key, _)| key.to_ne_bytes()).collect();
+    let values: Vec<u8> = maps.iter().flat_map(|(_, map)| map.to_ne_bytes()).collect();
+    let size = size_of::<u32>();
+    match batch(BPF_MAP_UPDATE_BATCH, outer, &keys, size, values.as_ptr()) {
+        (_, Err(error)) if has_no_batches(&error) => {
+            let put = |number: usize, key: &[u8]| {
+                let mut map = maps[number].1.to_ne_bytes();
+                update(outer, key, &mut map)
+            };
+            one_by_one(&keys, size, put).1
+        }
+        (_, outcome) => outcome,
+    }
 }
 
 /// Writes a value where the key has none.
