@@ -169,3 +169,41 @@ fn entries_are_taken_over() -> Result<()> {
     ensure!(said.is_empty(), "{said:?}");
     Ok(())
 }
+
+#[test]
+fn a_flow_that_was_allowed_is_not_once_its_entry_has_gone() -> Result<()> {
+    let scene = Scene::new()?;
+    let other = scene.world.pod("shop/other")?;
+    let service = other
+        .namespace
+        .enter(|| std::net::UdpSocket::bind((other.address4, 4000)))??;
+    service.set_read_timeout(Some(Duration::from_millis(300)))?;
+    let entry = "---\n\
+         apiVersion: egress-agent.dev/v1alpha1\n\
+         kind: ClusterEgressPolicy\n\
+         metadata: { name: cluster }\n\
+         spec:\n\
+         \x20 direct:\n\
+         \x20   - { cidrs: [\"10.1.2.5\"], ports: [4000], protocols: [UDP] }\n";
+    let agent = scene.enforce(&Config::default().and_policy(entry))?;
+    // One socket, so that it remembers; as a process that no cgroup hook sees, and in the pod.
+    let client = scene
+        .pod
+        .namespace
+        .enter(|| std::net::UdpSocket::bind((scene.pod.address4, 0)))??;
+    client.connect((other.address4, 4000))?;
+    for _ in 0..5 {
+        client.send(b"x")?;
+        service.recv(&mut [0; 8]).context("an entry's datagram")?;
+    }
+    agent.reload(&Config::default().policy)?;
+    process::eventually("the entry to be gone", || {
+        client.send(b"x")?;
+        Ok(service.recv(&mut [0; 8]).is_err().then_some(()))
+    })?;
+    for _ in 0..5 {
+        client.send(b"x")?;
+    }
+    ensure!(service.recv(&mut [0; 8]).is_err(), "it passes again");
+    Ok(())
+}

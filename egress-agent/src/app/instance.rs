@@ -319,8 +319,15 @@ impl Instance {
         self.enforce(plan, gone)
     }
 
-    /// The kernel's side of a plan.
+    /// The kernel's side of a plan. Whatever of it fails, nothing is remembered to be allowed that
+    /// was allowed before.
     fn enforce(&mut self, plan: &Plan, gone: Gone) -> Result<(), InstanceError> {
+        let written = self.write(plan, gone);
+        let forgotten = self.enforcer.forget_decisions();
+        written.and(forgotten.map_err(InstanceError::from))
+    }
+
+    fn write(&mut self, plan: &Plan, gone: Gone) -> Result<(), InstanceError> {
         let states: Vec<_> = plan
             .endpoints
             .iter()
@@ -358,7 +365,6 @@ impl Instance {
         self.enforcer.retain_endpoints(&states)?;
         // Nobody has their numbers any more.
         self.enforcer.retain_direct(&direct)?;
-        self.enforcer.forget_decisions()?;
         // Those of endpoints that have gone stay for their last records.
         self.names.extend(plan.endpoints.iter().map(|plan| {
             let audit = plan.state.mode == egress_common::endpoint::MODE_AUDIT;
