@@ -172,6 +172,30 @@ fn direct() -> Config {
     )
 }
 
+/// More than a window's worth, in both directions.
+fn exchange_much(address: IpAddr) -> Result<()> {
+    let mut stream = echo::connect(address)?;
+    let sent = vec![7; 100_000];
+    for _ in 0..20 {
+        stream.write_all(&sent)?;
+        let mut got = vec![0; sent.len()];
+        stream.read_exact(&mut got)?;
+        ensure!(got == sent, "other bytes");
+    }
+    Ok(())
+}
+
+/// The client says that it has nothing more, and then hears the rest.
+fn close_by_halves(address: IpAddr) -> Result<()> {
+    let mut stream = echo::connect(address)?;
+    stream.write_all(b"last words")?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut got = Vec::new();
+    stream.read_to_end(&mut got)?;
+    ensure!(got == b"last words", "{got:?}");
+    Ok(())
+}
+
 /// What a client in the pod does with the server of another pod, at each of its addresses.
 fn with_another_pod(work: impl Fn(IpAddr) -> Result<()> + Sync) -> Result<()> {
     unreported_with(&direct(), |scene, _agent| {
@@ -196,30 +220,12 @@ fn direct_datagrams_and_their_answers_in_both_families() -> Result<()> {
 
 #[test]
 fn much_by_a_direct_connection() -> Result<()> {
-    with_another_pod(|address| {
-        let mut stream = echo::connect(address)?;
-        let sent = vec![7; 100_000];
-        for _ in 0..20 {
-            stream.write_all(&sent)?;
-            let mut got = vec![0; sent.len()];
-            stream.read_exact(&mut got)?;
-            ensure!(got == sent, "other bytes");
-        }
-        Ok(())
-    })
+    with_another_pod(exchange_much)
 }
 
 #[test]
 fn a_direct_connection_closed_by_halves() -> Result<()> {
-    with_another_pod(|address| {
-        let mut stream = echo::connect(address)?;
-        stream.write_all(b"last words")?;
-        stream.shutdown(Shutdown::Write)?;
-        let mut got = Vec::new();
-        stream.read_to_end(&mut got)?;
-        ensure!(got == b"last words", "{got:?}");
-        Ok(())
-    })
+    with_another_pod(close_by_halves)
 }
 
 /// A server in the pod, and a client on the node.
@@ -235,29 +241,12 @@ fn served(work: impl Fn(IpAddr) -> Result<()> + Sync) -> Result<()> {
 
 #[test]
 fn much_from_a_server_in_the_pod() -> Result<()> {
-    served(|address| {
-        let mut stream = echo::connect(address)?;
-        let sent = vec![7; 100_000];
-        for _ in 0..20 {
-            stream.write_all(&sent)?;
-            let mut got = vec![0; sent.len()];
-            stream.read_exact(&mut got)?;
-        }
-        Ok(())
-    })
+    served(exchange_much)
 }
 
 #[test]
 fn a_client_of_the_pods_server_that_closes_by_halves() -> Result<()> {
-    served(|address| {
-        let mut stream = echo::connect(address)?;
-        stream.write_all(b"last words")?;
-        stream.shutdown(Shutdown::Write)?;
-        let mut got = Vec::new();
-        stream.read_to_end(&mut got)?;
-        ensure!(got == b"last words", "{got:?}");
-        Ok(())
-    })
+    served(close_by_halves)
 }
 
 #[test]
