@@ -1,0 +1,183 @@
+//! The gateway of an instance: where it listens, its process, and what it may say.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use egress_common::endpoint::Gateway;
+use ipnet::IpNet;
+use tokio::sync::mpsc;
+
+use super::{InstanceError, READY};
+use crate::{
+    gateway::{
+        inherit::Inherited,
+        protocol::{Configure, FromGateway, ToGateway},
+        spawn::{ControlReceiver, ControlSender, GatewayChild, SpawnOptions, spawn},
+    },
+    telemetry::record::Event,
+};
+
+/// Where the gateway of an instance listens, and how it works.
+#[derive(Debug, Clone)]
+pub struct GatewayPlan {
+    /// The IPv4 address; on the node already, or put there by `on_loopback`.
+    pub v4: IpAddr,
+    /// The IPv6 address, where the node has IPv6.
+    pub v6: Option<IpAddr>,
+    /// TCP.
+    pub port: u16,
+    /// UDP and TCP.
+    pub dns_port: u16,
+    /// The user and group that it runs as.
+    pub user: u32,
+    /// Where it looks names up.
+    pub resolvers: Vec<SocketAddr>,
+    /// Networks that a name may lead to although they are not public.
+    pub permitted_answers: Vec<IpNet>,
+    /// Whether the addresses are put on the loopback device.
+    pub on_loopback: bool,
+}
+
+impl GatewayPlan {
+    /// Where it listens.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        std::iter::once(self.v4).chain(self.v6)
+    }
+
+    pub(super) fn at(&self, port: u16) -> Vec<SocketAddr> {
+        let addresses = self.addresses();
+        addresses.map(|ip| SocketAddr::new(ip, port)).collect()
+    }
+
+    fn configure(&self) -> Configure {
+        let mut configure = Configure::new(self.at(self.port), self.at(self.dns_port));
+        configure.resolvers = self.resolvers.clone();
+        configure.permitted_answers = self.permitted_answers.clone();
+        configure
+    }
+
+    pub(super) fn for_maps(&self) -> Gateway {
+        Gateway {
+            v4: self.v4.into(),
+            // Without IPv6 nothing is at this address, and connects to it fail.
+            v6: self.v6.unwrap_or(IpAddr::from([0; 16])).into(),
+            port: self.port,
+            dns_port: self.dns_port,
+            reserved: 0,
+        }
+    }
+}
+
+pub(super) async fn start_gateway(
+    plan: &GatewayPlan,
+    cgroup: &Path,
+    inherited: Inherited,
+) -> Result<
+    (
+        ControlSender,
+        GatewayChild,
+        mpsc::UnboundedReceiver<FromGateway>,
+    ),
+    InstanceError,
+> {
+    let mut process = spawn(&SpawnOptions {
+        executable: PathBuf::from("/proc/self/exe"),
+        cgroup: cgroup.to_owned(),
+        uid: plan.user,
+        gid: plan.user,
+        inherited: inherited.all().collect(),
+    })?;
+    let mut configure = plan.configure();
+    configure.inherited = inherited;
+    let configure = ToGateway::Configure(configure);
+    process.sender.send(&configure).await?;
+    let ready = tokio::time::timeout(READY, process.receiver.receive()).await;
+    match ready {
+        Ok(Ok(Some(FromGateway::Ready { .. }))) => {}
+        Ok(Ok(Some(FromGateway::Failed { message }))) => {
+            return Err(InstanceError::Gateway(message));
+        }
+        Ok(Ok(_)) => return Err(InstanceError::Gateway("it ended before it listened".into())),
+        Ok(Err(error)) => return Err(error.into()),
+        Err(_elapsed) => {
+            let message = format!("it did not listen within {} s", READY.as_secs());
+            return Err(InstanceError::Gateway(message));
+        }
+    }
+    let (to, from_gateway) = mpsc::unbounded_channel();
+    tokio::spawn(receive(process.receiver, to));
+    Ok((process.sender, process.process, from_gateway))
+}
+
+/// A task of its own, since receiving must not be broken off half-way. It ends with a gateway that
+/// says what is not for it to say: that one is somebody else's by now.
+async fn receive(mut receiver: ControlReceiver, to: mpsc::UnboundedSender<FromGateway>) {
+    while let Ok(Some(message)) = receiver.receive().await {
+        if !is_the_gateways(&message) || to.send(message).is_err() {
+            return;
+        }
+    }
+}
+
+/// What the kernel saw, and the agent's own state, are not the gateway's to tell of.
+fn is_the_gateways(message: &FromGateway) -> bool {
+    match message {
+        FromGateway::Record(record) => match record.event {
+            Event::ConnectionOpen(_)
+            | Event::ConnectionClose(_)
+            | Event::Dns(_)
+            | Event::Lost(_) => true,
+            Event::Bypass(_) | Event::BypassRepeated(_) | Event::Posture(_) => false,
+        },
+        FromGateway::Ready { .. }
+        | FromGateway::Failed { .. }
+        | FromGateway::Applied { .. }
+        | FromGateway::Counters(_)
+        | FromGateway::Drained => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use egress_common::event::ReportKey;
+
+    use super::*;
+    use crate::{
+        enforcer::own::Closed,
+        telemetry::{
+            kernel,
+            record::{Lost, Posture, Record},
+        },
+    };
+
+    #[test]
+    fn a_gateway_tells_nothing_of_the_kernel_or_the_agent() {
+        let told = |event| is_the_gateways(&FromGateway::Record(Box::new(Record::now(event))));
+        let key = ReportKey {
+            endpoint: 1,
+            destination: IpAddr::from([198, 51, 100, 7]).into(),
+            port: 443,
+            protocol: 17,
+            reason: 3,
+        };
+        let closed = Closed {
+            key,
+            layer: 3,
+            started_ns: 0,
+            is_untold: false,
+            repeats: 1,
+        };
+        assert!(!told(kernel::repeated(&closed, false, |_id| String::new())));
+        assert!(!told(Event::Posture(Posture {
+            endpoint: None,
+            state: "ready".into(),
+            detail: serde_json::Map::new(),
+        })));
+        assert!(told(Event::Lost(Lost {
+            source: "gateway".into(),
+            count: 1
+        })));
+    }
+}

@@ -1,0 +1,47 @@
+//! An instance's side of a hand-over.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::{Gone, Instance, InstanceError};
+use crate::{app::handover::Handed, gateway::protocol::ToGateway};
+
+impl Instance {
+    /// What whoever takes the instance over has to know. From now on this agent writes nothing and
+    /// mends nothing, until it [reclaims](Self::reclaim) its instance or leaves.
+    pub fn hand_over(&self, generation: u32) -> Handed {
+        Handed {
+            generation,
+            gateway: self.child.id().unwrap_or_default(),
+            told: self.enforcer.told(),
+        }
+    }
+
+    /// Takes the instance back from somebody who did not get far: everything is attached and written
+    /// as it was.
+    ///
+    /// # Errors
+    /// Something cannot be.
+    pub fn reclaim(&mut self) -> Result<(), InstanceError> {
+        let (report, reports) = mpsc::unbounded_channel();
+        self.enforcer.forward_events(report)?;
+        let before = std::mem::replace(&mut self.reports, reports);
+        self.before.push(before);
+        let plan = Arc::clone(&self.plan);
+        self.enforce(&plan, Gone::Skip)?;
+        // Its own programs in the place of the other's; that is no tampering.
+        for fault in self.enforcer.mend() {
+            tracing::debug!("taken back: {fault:?}");
+        }
+        Ok(())
+    }
+
+    /// Has the gateway take nothing more.
+    ///
+    /// # Errors
+    /// It has gone.
+    pub async fn drain(&mut self) -> Result<(), InstanceError> {
+        Ok(self.sender.send(&ToGateway::Drain).await?)
+    }
+}
