@@ -128,7 +128,7 @@ fn is_published(attempt: &Attempt) -> bool {
     // SAFETY: no pointers.
     let now = unsafe { bpf_ktime_get_ns() };
     let key = query(attempt.source, attempt.source_port, attempt.protocol);
-    maps::origin(&key).is_some_and(|origin| now.wrapping_sub(origin.published_ns) < DATAGRAM_NS)
+    maps::origin(&key).is_some_and(|origin| now.saturating_sub(origin.published_ns) < DATAGRAM_NS)
 }
 
 /// `sock_ops` of the gateway's cgroup: before `accept` can return, the new socket gets its origin.

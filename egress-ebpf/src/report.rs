@@ -86,7 +86,8 @@ fn note(ctx: *mut c_void, endpoint: u32, attempt: &Attempt, process: *const Proc
     unsafe {
         let is_others = (*window).is_others == 1;
         let started = (&raw const (*window).started_ns).read_volatile();
-        let is_over = now.wrapping_sub(started) >= WINDOW_NS;
+        // Another CPU may have begun it since `now`.
+        let is_over = started == 0 || now.saturating_sub(started) >= WINDOW_NS;
         // Of several that find it over, one restarts it and reports.
         if is_over && maps::exchange(&raw mut (*window).started_ns, started, now) {
             (*window).layer = layer;

@@ -294,7 +294,7 @@ impl Running {
         if gateway {
             self.settle().await;
         }
-        for record in self.instance.finish()? {
+        for record in self.instance.finish().await? {
             self.take(&record);
         }
         Ok(status)

@@ -26,6 +26,8 @@ use tokio::signal::unix::{SignalKind, signal};
 /// How often windows are closed, and all that is attached and written is looked at.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How long another agent may take to take over; it attaches all in a few seconds.
+const TAKING_OVER: Duration = Duration::from_secs(60);
 /// How long connections may go on after a hand-over.
 const DRAIN: Duration = Duration::from_secs(60);
 /// How long the last events may take from the kernel's buffers.
@@ -136,7 +138,7 @@ async fn run_locked(
             record = running.instance.next() => match record {
                 Some(record) => running.sink.write(&record),
                 None => {
-                    running.finish()?;
+                    running.finish().await?;
                     bail!("the gateway ended: endpoints stay cut off until the agent runs again");
                 }
             },
@@ -155,7 +157,7 @@ async fn run_locked(
             _ = interrupt.recv() => break,
         }
     }
-    running.finish()?;
+    running.finish().await?;
     if let Some(door) = door {
         door.close();
     }
@@ -325,8 +327,11 @@ impl Running {
         eprintln!("another agent takes over");
         let handed = self.instance.hand_over(self.generation);
         let mut failed = successor.hand(handed).await.err();
+        let late = tokio::time::sleep(TAKING_OVER);
+        tokio::pin!(late);
         while failed.is_none() {
             tokio::select! {
+                () = &mut late => failed = Some(std::io::ErrorKind::TimedOut.into()),
                 record = self.instance.next() => match record {
                     Some(record) => self.sink.write(&record),
                     None => bail!("the gateway ended while another agent took over"),
@@ -376,8 +381,8 @@ impl Running {
         Ok(())
     }
 
-    fn finish(&mut self) -> anyhow::Result<()> {
-        for record in self.instance.finish()? {
+    async fn finish(&mut self) -> anyhow::Result<()> {
+        for record in self.instance.finish().await? {
             self.sink.write(&record);
         }
         Ok(())

@@ -1,5 +1,6 @@
-//! The sockets of another gateway, for the next one: both have the same queues, so that nothing that
-//! waits in one is lost.
+//! The listening sockets of another gateway, for the next one: both have the same queues, so that
+//! nothing that waits in one is lost. Not those of UDP: the origin of a datagram is asked for by the
+//! socket that it came to, which two processes must not do at once.
 
 use std::{
     fs, io,
@@ -21,19 +22,17 @@ pub struct Inherited {
     pub tcp: Vec<RawFd>,
     /// For DNS over TCP.
     pub dns_tcp: Vec<RawFd>,
-    /// For DNS over UDP.
-    pub dns_udp: Vec<RawFd>,
 }
 
 impl Inherited {
     /// Whether there is nothing.
     pub fn is_empty(&self) -> bool {
-        self.tcp.is_empty() && self.dns_tcp.is_empty() && self.dns_udp.is_empty()
+        self.tcp.is_empty() && self.dns_tcp.is_empty()
     }
 
     /// All of them.
     pub fn all(&self) -> impl Iterator<Item = RawFd> {
-        let lists = [&self.tcp, &self.dns_tcp, &self.dns_udp];
+        let lists = [&self.tcp, &self.dns_tcp];
         lists.into_iter().flatten().copied()
     }
 
@@ -54,9 +53,6 @@ impl Inherited {
         }
         for (at, fd) in self.dns_tcp.into_iter().enumerate() {
             sets[at % count].dns_tcp.push(own(fd).into());
-        }
-        for (at, fd) in self.dns_udp.into_iter().enumerate() {
-            sets[at % count].dns_udp.push(own(fd).into());
         }
         Ok(sets)
     }
@@ -103,10 +99,12 @@ fn kind<'a>(
     let address = socket.local_addr().ok()?.as_socket()?;
     let is_stream = socket.r#type().ok()? == Type::STREAM;
     let is_listener = is_stream && socket.is_listener().ok()?;
-    match (is_stream, is_listener) {
-        (true, true) if listen.contains(&address) => Some(&mut inherited.tcp),
-        (true, true) if dns.contains(&address) => Some(&mut inherited.dns_tcp),
-        (false, _) if dns.contains(&address) => Some(&mut inherited.dns_udp),
-        _ => None,
+    if !is_listener {
+        return None;
+    }
+    match (listen.contains(&address), dns.contains(&address)) {
+        (true, _) => Some(&mut inherited.tcp),
+        (false, true) => Some(&mut inherited.dns_tcp),
+        (false, false) => None,
     }
 }

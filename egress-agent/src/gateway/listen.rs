@@ -16,6 +16,8 @@ use super::{connection, worker::Worker};
 const BACKLOG: i32 = 4_096;
 /// How long accepting pauses when descriptors or memory are short.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
+/// How long what is in queues may take when no more is to be taken.
+const IN_QUEUES: Duration = Duration::from_millis(200);
 /// Idle time before the first probe, and between probes.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
@@ -167,13 +169,20 @@ impl Sockets {
     }
 }
 
-/// What is being served goes on; nothing more is taken.
+/// What is being served goes on; nothing more is taken but what is in queues already.
 async fn until_drained(worker: Rc<Worker>, serve: impl Future<Output = ()>) {
+    if worker.shared.waits {
+        // Gone, the gateway ends as a whole.
+        drop(worker.shared.table.clone().changed().await);
+    }
     let mut drains = worker.shared.drains.clone();
+    let is_over = async {
+        drop(drains.wait_for(|drains| *drains).await);
+        sleep(IN_QUEUES).await;
+    };
     tokio::select! {
         () = serve => {}
-        // Gone, the gateway ends as a whole.
-        _ = drains.wait_for(|drains| *drains) => {}
+        () = is_over => {}
     }
 }
 

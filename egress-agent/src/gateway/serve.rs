@@ -23,7 +23,7 @@ use super::{
     count::Counters,
     dns::log::RefusalLog,
     identify::Identify,
-    listen::{ListenError, Sockets},
+    listen::{self, ListenError, Sockets},
     protocol::{
         Configure, ControlError, FromGateway, TO_GATEWAY_MAX, ToGateway, read_message,
         write_message,
@@ -127,6 +127,7 @@ async fn start(
         limits: Arc::new(configure.limits.clone()),
         open: Open::default(),
         drains: is_draining,
+        waits: !configure.inherited.is_empty(),
         refusals: Arc::new(Mutex::new(RefusalLog::default())),
     };
     let workers = configure
@@ -138,7 +139,12 @@ async fn start(
         (0..workers.max(1)).map(open).collect::<Result<_, _>>()?
     } else {
         // SAFETY: the enforcer has started this process with them, and says so once.
-        unsafe { inherited.share(workers) }.map_err(ServeError::Worker)?
+        let mut sets = unsafe { inherited.share(workers) }.map_err(ServeError::Worker)?;
+        for set in &mut sets {
+            let own = configure.dns.iter().map(|address| listen::udp(*address));
+            set.dns_udp = own.collect::<Result<_, _>>()?;
+        }
+        sets
     };
     let mut own = configure.own_addresses.clone();
     own.extend(

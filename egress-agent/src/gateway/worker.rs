@@ -33,6 +33,8 @@ pub struct Shared {
     pub open: Open,
     /// Whether no more are taken.
     pub drains: watch::Receiver<bool>,
+    /// Whether nothing is taken before it is known who the endpoints are: somebody else serves.
+    pub waits: bool,
     /// Refused look-ups, told once per key and window.
     pub refusals: Arc<Mutex<RefusalLog>>,
 }

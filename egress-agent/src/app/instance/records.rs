@@ -1,5 +1,7 @@
 //! What an instance tells of: events and windows of the kernel, records of the gateway.
 
+use std::time::Duration;
+
 use egress_common::event::previous_started;
 use rustix::time::ClockId;
 
@@ -12,6 +14,9 @@ use crate::{
         record::{Event, Lost, Record},
     },
 };
+
+/// How long the last events may take from the kernel's buffers.
+const LAST_EVENTS: Duration = Duration::from_millis(100);
 
 impl Instance {
     /// Waits for the next record. `None` when the gateway has gone.
@@ -50,7 +55,8 @@ impl Instance {
     }
 
     /// The last records, before the end: whatever is still on its way, then open windows.
-    pub fn finish(&mut self) -> Result<Vec<Record>, InstanceError> {
+    pub async fn finish(&mut self) -> Result<Vec<Record>, InstanceError> {
+        tokio::time::sleep(LAST_EVENTS).await;
         let mut records = self.last_records();
         let over = self.enforcer.close_all_windows()?;
         records.extend(over.iter().flat_map(|it| self.closed(it)));
