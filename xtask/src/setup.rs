@@ -43,7 +43,7 @@ const TOOLS: &[Tool] = &[
     tool("openssl", "openssl", Needs::Demo),
     tool("ping", "iputils-ping", Needs::Demo),
     tool("dnsmasq", "dnsmasq-base", Needs::Demo),
-    tool("nft", "nftables", Needs::Test),
+    tool("nft", "nftables", Needs::Bench),
     tool("ipset", "ipset", Needs::Bench),
     tool("iptables-legacy", "iptables", Needs::Bench),
     tool("python3", "python3", Needs::Test),
