@@ -1,11 +1,10 @@
-//! What CI runs: formatting, lints, licences and sources, every test, and each fuzzer for a moment.
-//! Not the tests in other kernels: without virtualisation these take minutes a kernel, and longer
-//! on a busy machine.
+//! What CI runs: formatting, lints, licences and sources, every test, each fuzzer for a moment, and
+//! the core set of tests in the kernels of the matrix.
 
 use anyhow::Result;
 
 use crate::{
-    agent, ebpf, fuzz, paths, progress,
+    agent, ebpf, fuzz, kernel, paths, progress,
     setup::{self, Needs},
     suite,
 };
@@ -21,7 +20,8 @@ pub(crate) fn run() -> Result<()> {
     lints()?;
     licences()?;
     suite::test(&[])?;
-    fuzz::run(None, fuzz::SECONDS)
+    fuzz::run(None, fuzz::SECONDS)?;
+    suite::test_core_in(&kernel::MATRIX)
 }
 
 fn formatting() -> Result<()> {

@@ -5,6 +5,7 @@ use std::{
     fmt, fs,
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
 use anyhow::{Result, bail};
@@ -15,8 +16,25 @@ mod guest;
 mod machine;
 mod package;
 mod suites;
+mod told;
 
 use suites::Suites;
+
+/// The kernels that CI boots: the oldest that is supported, where interfaces have qdiscs and filters,
+/// and one where they have links.
+pub(crate) const MATRIX: [Version; 2] = [
+    Version { major: 6, minor: 1 },
+    Version {
+        major: 6,
+        minor: 12,
+    },
+];
+
+/// How long a guest may run everything: three times what it takes on two idle CPUs.
+const LIMIT: Duration = Duration::from_secs(45 * 60);
+
+/// How long it may run the core set, so that CI ends in time even on a busy machine.
+const CORE_LIMIT: Duration = Duration::from_secs(12 * 60);
 
 /// A kernel's version, as far as the matrix is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +71,7 @@ impl FromStr for Version {
 /// # Errors
 /// Where the kernel cannot be had or booted, or a test fails.
 pub(crate) fn test(version: Version, agent: &Path, filter: &[String]) -> Result<()> {
-    run(version, agent, &Suites::build()?.filtered(filter)?)
+    run(version, agent, &Suites::build()?.filtered(filter)?, LIMIT)
 }
 
 /// Runs the core set in each of these kernels.
@@ -63,19 +81,19 @@ pub(crate) fn test(version: Version, agent: &Path, filter: &[String]) -> Result<
 pub(crate) fn core(versions: &[Version], agent: &Path) -> Result<()> {
     let suites = Suites::build()?.core()?;
     for version in versions {
-        run(*version, agent, &suites)?;
+        run(*version, agent, &suites, CORE_LIMIT)?;
     }
     Ok(())
 }
 
-fn run(version: Version, agent: &Path, suites: &Suites) -> Result<()> {
+fn run(version: Version, agent: &Path, suites: &Suites, limit: Duration) -> Result<()> {
     let kernel = package::kernel(version)?;
     progress::say(&format!(
         "Booting {} and running {} there (no virtualisation: slow)",
         kernel.release,
         suites.summary(),
     ));
-    let status = machine::run(&kernel, &guest::script(&kernel, agent, suites))?;
+    let status = machine::run(&kernel, &guest::script(&kernel, agent, suites), limit)?;
     if status != 0 {
         bail!(
             "tests failed in Linux {version} ({}): see above",

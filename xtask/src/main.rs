@@ -79,7 +79,7 @@ enum Task {
         #[arg(long, default_value_t = fuzz::SECONDS)]
         seconds: u32,
     },
-    /// Formatting, lints, licences and sources, every test, and a little fuzzing: what .ci/run calls
+    /// Formatting, lints, licences, every test, a little fuzzing, other kernels: what .ci/run calls
     Ci,
 }
 

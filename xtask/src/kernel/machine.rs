@@ -13,11 +13,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{guest, left_by_the_dead, package::Kernel};
+use super::{guest, left_by_the_dead, package::Kernel, told::Told};
 use crate::paths;
-
-/// How long a guest may run: everything takes about a third of that on two CPUs.
-const PATIENCE: Duration = Duration::from_secs(45 * 60);
 
 /// Of the guest. What its programs write is in it, too.
 const MEMORY: &str = "3G";
@@ -33,27 +30,28 @@ const VIRTIOFSD: [&str; 2] = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd
 /// end. What it prints goes to our standard output.
 ///
 /// # Errors
-/// Where it cannot be booted, or ends without a status.
-pub(super) fn run(kernel: &Kernel, script: &str) -> Result<i32> {
+/// Where it cannot be booted, runs for longer than `limit`, or ends without a status.
+pub(super) fn run(kernel: &Kernel, script: &str, limit: Duration) -> Result<i32> {
     let files = Files::new()?;
     guest::initrd(kernel, script, &files.0)?;
     let _virtiofsd = start_virtiofsd(kernel, &files)?;
     let mut qemu = Process::start("qemu", qemu(kernel, &files).stdin(Stdio::null()))?;
-    let status = qemu.wait(PATIENCE)?;
+    let ended = qemu.wait(limit);
     let told = fs::read_to_string(files.status()).unwrap_or_default();
-    let told = told.strip_prefix("status ").and_then(|told| {
-        let (status, file) = told.split_once('\n')?;
-        Some((status.trim().parse().ok()?, file))
-    });
-    let (told, budget) = told.with_context(|| {
-        format!("the guest ended before its tests did (qemu ended with {status}): see above")
+    let told = Told::of(&told.replace("\r\n", "\n"));
+    let ended = ended.with_context(|| format!("Linux {}: {}", kernel.version, told.progress()))?;
+    let status = told.status.with_context(|| {
+        format!(
+            "the guest ended before its tests did (qemu ended with {ended}): {}",
+            told.progress()
+        )
     })?;
-    if guest::updated() && !budget.is_empty() {
+    if guest::updated() && !told.budget.is_empty() {
         let file = guest::budget(kernel.version);
-        let text = budget.replace("\r\n", "\n");
-        fs::write(&file, text).with_context(|| format!("could not write {}", file.display()))?;
+        fs::write(&file, told.budget)
+            .with_context(|| format!("could not write {}", file.display()))?;
     }
-    Ok(told)
+    Ok(status)
 }
 
 fn qemu(kernel: &Kernel, files: &Files) -> Command {

@@ -13,13 +13,17 @@ use crate::{agent, paths, progress};
 /// The core set for each kernel of the matrix, in a few minutes: every program on every hook, what
 /// they make of packets, and the life of what is attached. A program's name, and parts of its tests'
 /// names; none for all of them.
-const CORE: [(&str, &[&str]); 10] = [
+const CORE: [(&str, &[&str]); 11] = [
     ("object", &[]),
     ("budget", &[]),
     ("doctor", &["root_has"]),
     ("clsact", &[]),
     ("packets", &["judges", "audit_lets", "an_endpoint_opens"]),
     ("life", &[]),
+    (
+        "tamper",
+        &["a_cgroup_link", "an_interfaces_link", "map_entries"],
+    ),
     (
         "bypass",
         &["tcp_by_ipv4", "udp_by_ipv6", "a_whole_frame", "in_audit"],
@@ -136,6 +140,7 @@ impl Suites {
             writeln!(
                 script,
                 "echo '     Running {name}'\n\
+                 echo 'running {name}' > /dev/ttyS1\n\
                  (cd {directory} && exec {program} {arguments}) || failed=\"$failed {name}\"",
                 name = suite.name,
                 directory = quoted(&suite.directory.to_string_lossy()),
