@@ -233,6 +233,22 @@ impl<'world> Agent<'world> {
         status
     }
 
+    /// SIGSTOP: it reads and does nothing until [`thaw`](Self::thaw).
+    ///
+    /// # Errors
+    /// Where it is not running.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(libc::SIGSTOP)
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// Where it is not running.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(libc::SIGCONT)
+    }
+
     /// SIGKILL.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! A reload that cannot be changes nothing: neither in the gateway nor in the kernel.
 
-use std::fs;
+use std::{fs, net::Ipv4Addr};
 
 use anyhow::{Context as _, Result, ensure};
 use egress_tests::{
@@ -44,22 +44,90 @@ fn expect_refused(scene: &Scene, agent: &Agent<'_>, words: &str) -> Result<()> {
     scene.expect_nothing(nowhere4(7))
 }
 
-#[test]
-fn more_entries_than_a_map_holds_change_nothing() -> Result<()> {
+/// A policy that is refused, with the table's size among the words.
+fn policy_is_refused(policy: &str, words: &str) -> Result<()> {
     let scene = Scene::new()?;
     let agent = scene.enforce(&Config::default())?;
-    // 2,100 addresses of 1,000 ports each: more than 2,097,152.
-    let mut direct = String::from(
-        "\x20   - cidrs: [\"198.51.100.7/32\"]\n\x20     protocols: [UDP]\n\x20     ports: [4000]\n",
-    );
-    let cidrs: Vec<_> = (0..2_100)
-        .map(|n| format!("198.51.{}.{}/32", 100 + n / 256, n % 256))
-        .collect();
-    direct.push_str(&format!(
-        "\x20   - cidrs: {cidrs:?}\n\x20     protocols: [UDP]\n\x20     ports: [\"5000-5999\"]\n"
-    ));
-    agent.reload(&another_policy(&direct))?;
-    expect_refused(&scene, &agent, "there is room for 2097152")
+    agent.reload(policy)?;
+    expect_refused(&scene, &agent, words)
+}
+
+/// A configuration that is refused, made from the one in force.
+fn configuration_is_refused(change: impl Fn(&str) -> String, words: &str) -> Result<()> {
+    let scene = Scene::new()?;
+    let agent = scene.enforce(&Config::default())?;
+    let text = fs::read_to_string(agent.config())?;
+    let changed = change(&text);
+    ensure!(changed != text, "nothing was changed in {text}");
+    // Its policy is another one, too, which is not to come in force.
+    scene
+        .world
+        .scratch()
+        .write("policy.yaml", another_policy(ONE))?;
+    fs::write(agent.config(), changed)?;
+    agent.hang_up()?;
+    expect_refused(&scene, &agent, words)
+}
+
+/// A direct entry for [`DATAGRAM`].
+const ONE: &str =
+    "\x20   - cidrs: [\"198.51.100.7/32\"]\n\x20     protocols: [UDP]\n\x20     ports: [4000]\n";
+
+/// So many networks, each of two addresses of 172.16.0.0/12 or of one.
+fn networks(count: u32, length: u8) -> Vec<String> {
+    let first = u32::from(Ipv4Addr::new(172, 16, 0, 0));
+    let network = |n| format!("{}/{length}", Ipv4Addr::from(first + 2 * n));
+    (0..count).map(network).collect()
+}
+
+/// 2,100 networks of 1,000 ports each: more than 2,097,152.
+fn very_many(length: u8) -> String {
+    let cidrs = networks(2_100, length);
+    format!(
+        "{ONE}\x20   - cidrs: {cidrs:?}\n\x20     protocols: [UDP]\n\x20     ports: [\"5000-5999\"]\n"
+    )
+}
+
+#[test]
+fn more_direct_addresses_than_a_map_holds_change_nothing() -> Result<()> {
+    policy_is_refused(&another_policy(&very_many(32)), "there is room for 2097152")
+}
+
+#[test]
+fn more_direct_networks_than_a_map_holds_change_nothing() -> Result<()> {
+    policy_is_refused(&another_policy(&very_many(31)), "there is room for 2097152")
+}
+
+#[test]
+fn more_entries_of_replies_than_a_map_holds_change_nothing() -> Result<()> {
+    let from = networks(70, 31);
+    let replies =
+        format!("{ONE}\x20 replies:\n\x20   - from: {from:?}\n\x20     ports: [\"5000-5999\"]\n");
+    policy_is_refused(&another_policy(&replies), "there is room for 65536")
+}
+
+#[test]
+fn more_cluster_networks_than_a_map_holds_change_nothing() -> Result<()> {
+    let more = networks(4_200, 31).join("\", \"");
+    let more = format!("clusterNetworks: [\"{more}\", ");
+    let change = |text: &str| text.replace("clusterNetworks: [", &more);
+    configuration_is_refused(change, "there is room for 4096")
+}
+
+#[test]
+fn more_endpoints_than_a_map_holds_change_nothing() -> Result<()> {
+    let endpoint =
+        |n| format!("\x20 - name: shop/more{n}\n\x20   cgroup: /sys/fs/cgroup/more{n}\n");
+    let more: String = (0..1_030).map(endpoint).collect();
+    configuration_is_refused(|text| format!("{text}{more}"), "there is room for 1023")
+}
+
+#[test]
+fn more_addresses_of_endpoints_than_a_map_holds_change_nothing() -> Result<()> {
+    let more = networks(17_000, 32).join("\", \"").replace("/32", "");
+    let more = format!("addresses: [\"{more}\", ");
+    let change = |text: &str| text.replace("addresses: [", &more);
+    configuration_is_refused(change, "there is room for 16384")
 }
 
 #[test]
@@ -74,9 +142,8 @@ fn a_reload_that_fails_half_way_is_undone() -> Result<()> {
     let in_the_way = links.join("shop+new--egress_getpeername4~");
     fs::create_dir(&in_the_way)?;
 
-    let direct = "\x20   - cidrs: [\"198.51.100.7/32\"]\n\x20     protocols: [UDP]\n\x20     ports: [4000]\n";
     let config = Config {
-        policy: another_policy(direct),
+        policy: another_policy(ONE),
         ..Config::default()
     };
     let text = Agent::configuration(&scene.world, &config.and_host_pod(&new), &[&scene.pod])?;
