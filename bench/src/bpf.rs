@@ -18,6 +18,9 @@ const MAP_UPDATE_BATCH: i64 = 26;
 const LINK_CREATE: i64 = 28;
 const ARRAY: u32 = 2;
 const PROG_ARRAY: u32 = 3;
+const LPM_TRIE: u32 = 11;
+/// BPF_F_NO_PREALLOC, which tries demand.
+const NO_PREALLOC: u32 = 1;
 
 /// enum bpf_prog_type: what is attached to links.
 pub(crate) const CLASSIFIER: u32 = 3;
@@ -69,20 +72,31 @@ pub(crate) fn load(kind: u32, attach_type: u32, program: &[Instruction]) -> Resu
 
 /// An array map of 8-byte values.
 pub(crate) fn array(entries: u32) -> Result<OwnedFd> {
-    create(ARRAY, 8, entries)
+    create(ARRAY, 4, 8, entries, 0)
 }
 
 /// A map of one program, to be called from another.
 pub(crate) fn program_array(program: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let map = create(PROG_ARRAY, 4, 1)?;
+    let map = create(PROG_ARRAY, 4, 4, 1, 0)?;
     let value = (program.as_raw_fd() as u32).to_ne_bytes();
     update(std::os::fd::AsFd::as_fd(&map), &[0; 4], &value)?;
     Ok(map)
 }
 
-fn create(kind: u32, value_size: u32, entries: u32) -> Result<OwnedFd> {
+/// A trie with values of one byte.
+pub(crate) fn trie(key_size: u32, entries: u32) -> Result<OwnedFd> {
+    create(LPM_TRIE, key_size, 1, entries, NO_PREALLOC)
+}
+
+fn create(
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    entries: u32,
+    flags: u32,
+) -> Result<OwnedFd> {
     let mut words = [0_u32; 16];
-    words[..4].copy_from_slice(&[kind, 4, value_size, entries]);
+    words[..5].copy_from_slice(&[kind, key_size, value_size, entries, flags]);
     let map = bpf(MAP_CREATE, &mut words).context("could not make a map")?;
     Ok(owned(map))
 }

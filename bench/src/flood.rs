@@ -149,7 +149,8 @@ impl Lane {
                 let index = node.enter(interface)??;
                 let kernel = Kernel::new(
                     Size {
-                        entries,
+                        hosts: entries,
+                        networks: 0,
                         endpoints: 1,
                     },
                     index,

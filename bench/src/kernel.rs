@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    os::fd::{AsFd as _, BorrowedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
     sync::OnceLock,
 };
@@ -14,11 +14,15 @@ use aya::{
     maps::{Map, lpm_trie::Key},
     programs::{CgroupSkb, SchedClassifier},
 };
-use egress_agent::enforcer::{OBJECT, own};
+use egress_agent::enforcer::{
+    OBJECT,
+    direct::{self, DirectEntry},
+    own,
+};
 use egress_common::{
     address::Address,
     endpoint::{Endpoint, HAS_LINK, Link, MAX_ENDPOINTS, PRIVATE_LOOPBACK},
-    maps::{self, AddressKey, Config, DirectKey, OWN},
+    maps::{self, AddressKey, Config, OWN},
 };
 
 use crate::{bpf, scene};
@@ -40,16 +44,22 @@ pub(crate) fn use_object(path: &Path) -> Result<()> {
         .map_err(|_object| anyhow::anyhow!("an object was chosen already"))
 }
 
-/// What a table is filled with.
+/// What the tables are filled with.
 #[derive(Clone, Copy)]
 pub(crate) struct Size {
-    /// Direct entries of single addresses, and as many of networks.
-    pub(crate) entries: u32,
+    /// Direct entries of single addresses, beside the scene's.
+    pub(crate) hosts: u32,
+    /// Direct entries of networks, all of one size.
+    pub(crate) networks: u32,
     /// Endpoints, the one under test included.
     pub(crate) endpoints: u32,
 }
 
-pub(crate) struct Kernel(Ebpf);
+pub(crate) struct Kernel {
+    ebpf: Ebpf,
+    /// The direct entries of the endpoint under test.
+    direct: OwnedFd,
+}
 
 impl Kernel {
     /// Loads and fills. The endpoint under test has the interface of this index.
@@ -80,28 +90,34 @@ impl Kernel {
         for endpoint in [0, scene::ID] {
             own::give(&ebpf, endpoint).context("could not make an endpoint's maps")?;
         }
-        let kernel = Self(ebpf);
+        let given = direct::give(&mut ebpf, scene::SET, &entries(size));
+        let direct = given.context("could not fill a set of direct entries")?;
+        let kernel = Self { ebpf, direct };
         kernel.set_scene(interface)?;
-        kernel.fill(size)?;
+        kernel.add_endpoints(size.endpoints - 1)?;
         Ok(kernel)
     }
 
     /// A program's descriptor.
     pub(crate) fn program(&self, name: &str) -> Result<BorrowedFd<'_>> {
         let program = self
-            .0
+            .ebpf
             .program(name)
             .context("the object has no such program")?;
         Ok(program.fd()?.as_fd())
     }
 
-    /// A map's descriptor.
+    /// The hash of the direct entries.
+    pub(crate) fn direct(&self) -> BorrowedFd<'_> {
+        self.direct.as_fd()
+    }
+
     #[allow(
         clippy::wildcard_enum_match_arm,
         reason = "every other type is not written here"
     )]
-    pub(crate) fn map(&self, name: &str) -> Result<BorrowedFd<'_>> {
-        match self.0.map(name).context("the object has no such map")? {
+    fn map(&self, name: &str) -> Result<BorrowedFd<'_>> {
+        match self.ebpf.map(name).context("the object has no such map")? {
             Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data) => Ok(data.fd().as_fd()),
             _ => anyhow::bail!("{name} is of another type"),
         }
@@ -152,30 +168,14 @@ impl Kernel {
             let key = Key::new(bits(&network), Address::from(network.network()));
             self.set(maps::NETWORKS, &key, &(class as u8))?;
         }
-        for (policy, protocol, text, port) in scene::DIRECT {
-            let network = scene::network(text);
-            let key = DirectKey {
-                policy,
-                port,
-                protocol,
-                reserved: 0,
-                address: network.network().into(),
-            };
-            if network.prefix_len() == network.max_prefix_len() {
-                self.set(maps::DIRECT_HOSTS, &key, &1_u8)?;
-            } else {
-                let key = Key::new(DirectKey::HEAD_BITS + bits(&network), key);
-                self.set(maps::DIRECT_NETWORKS, &key, &1_u8)?;
-            }
-        }
         Ok(())
     }
 
-    /// The other endpoints, and the direct entries of the one.
-    fn fill(&self, size: Size) -> Result<()> {
+    /// Others beside the one under test.
+    fn add_endpoints(&self, count: u32) -> Result<()> {
         for id in (1..MAX_ENDPOINTS)
             .filter(|id| *id != scene::ID)
-            .take(size.endpoints as usize - 1)
+            .take(count as usize)
         {
             self.set(
                 maps::ENDPOINTS,
@@ -197,25 +197,6 @@ impl Kernel {
                 address: Address::v4([10, 2, high, low]),
             };
             self.set(maps::ADDRESSES, &own, &OWN)?;
-        }
-        self.fill_with(maps::DIRECT_HOSTS, size.entries, |n| {
-            raw(&key(host(n))).to_vec()
-        })?;
-        self.fill_with(maps::DIRECT_NETWORKS, size.entries, |n| {
-            raw(&Key::new(DirectKey::HEAD_BITS + 96 + 30, key(network(n)))).to_vec()
-        })
-    }
-
-    fn fill_with(&self, name: &str, count: u32, key: impl Fn(u32) -> Vec<u8>) -> Result<()> {
-        const BATCH: u32 = 4_096;
-        let map = self.map(name)?;
-        let mut first = 0;
-        while first < count {
-            let last = count.min(first + BATCH);
-            let keys: Vec<u8> = (first..last).flat_map(&key).collect();
-            let many = (last - first) as usize;
-            bpf::update_all(map, &keys, &vec![1; many], many)?;
-            first = last;
         }
         Ok(())
     }
@@ -242,14 +223,24 @@ fn scattered(n: u32) -> u32 {
     n.wrapping_mul(0x9e_3779) & 0xff_ffff
 }
 
-/// What an entry's key has before the last four bytes of the address.
-pub(crate) fn key(address: [u8; 4]) -> DirectKey {
-    DirectKey {
-        policy: scene::POLICY,
-        port: PORT,
+/// The direct entries of the endpoint under test.
+fn entries(size: Size) -> Vec<DirectEntry> {
+    let hosts = (0..size.hosts).map(|n| entry(host(n), 32));
+    let networks = (0..size.networks).map(|n| entry(network(n), NETWORK_BITS));
+    let scene = scene::direct().remove(&scene::SET).into_iter().flatten();
+    scene.chain(hosts).chain(networks).collect()
+}
+
+/// The prefix length of the networks.
+pub(crate) const NETWORK_BITS: u8 = 30;
+
+/// An entry for a network.
+pub(crate) fn entry(address: [u8; 4], bits: u8) -> DirectEntry {
+    let network = ipnet::Ipv4Net::new(address.into(), bits).expect("no more than 32 bits");
+    DirectEntry {
+        network: network.into(),
         protocol: UDP,
-        reserved: 0,
-        address: Address::v4(address),
+        port: PORT,
     }
 }
 

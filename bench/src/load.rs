@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use egress_agent::policy::load::load_files;
-use egress_common::maps;
+use egress_common::maps::DirectKey;
 use egress_tests::{
     agent::{Agent, Config},
     process,
@@ -182,8 +182,8 @@ impl Memory {
                 line.trim().parse::<u64>().ok()
             };
             if let (Some(id), Some(bytes)) = (value("map_id:"), value("memlock:")) {
-                // A hash or a trie for as many as direct entries.
-                let is_direct = value("max_entries:") == Some(maps::MAX_DIRECT_HOSTS.into());
+                let is_direct = value("key_size:") == Some(size_of::<DirectKey>() as u64)
+                    && value("value_size:") == Some(1);
                 maps.insert(id, (bytes as f64 / 1e6, is_direct));
             }
         }
@@ -219,15 +219,16 @@ fn at_rest(pid: u32) -> Result<f64> {
 fn change(entries: u32) -> Result<[Figures; 2]> {
     let kernel = Kernel::new(
         Size {
-            entries,
+            hosts: entries,
+            networks: 0,
             endpoints: 1,
         },
         1,
     )?;
-    let map = kernel.map(maps::DIRECT_HOSTS)?;
+    let map = kernel.direct();
     let (mut written, mut removed) = (Vec::new(), Vec::new());
     for n in 0..1_000 {
-        let key = kernel::key(kernel::host(entries + n));
+        let key = kernel::entry(kernel::host(entries + n), 32).key();
         let begun = Instant::now();
         bpf::update(map, raw(&key), &[1])?;
         written.push(begun.elapsed().as_secs_f64() * 1e6);

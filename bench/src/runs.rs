@@ -4,11 +4,7 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use anyhow::{Result, ensure};
-use aya::maps::lpm_trie::Key;
-use egress_common::{
-    endpoint::HAS_LINK,
-    maps::{self, DirectKey},
-};
+use egress_common::endpoint::HAS_LINK;
 use serde_json::{Value, json};
 
 use crate::{
@@ -16,7 +12,7 @@ use crate::{
     cgroup::Inside,
     figures::{self, Figures},
     frame::{self, ACK, SYN},
-    kernel::{Kernel, PORT, Size, host, key, network, raw},
+    kernel::{Kernel, NETWORK_BITS, PORT, Size, entry, host, network, raw},
     scene::{self, GATEWAY4, GATEWAY6, NEXT_HOP_MAC, NEXT_HOP4, NEXT_HOP6, OWN6, PROXY, RESOLVER},
     table::{Mark, Table},
     tiny,
@@ -89,27 +85,38 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) -> Result<Value> {
             if endpoints > 1 && !matches!(entries, 1 | 1_000_000) {
                 continue;
             }
-            found.push(at(Size { entries, endpoints }, effort, table)?);
+            found.push(at(entries, endpoints, effort, table)?);
         }
     }
     Ok(found.into())
 }
 
-fn at(size: Size, effort: Effort, table: &mut Table) -> Result<Value> {
-    let kernel = Kernel::new(size, INTERFACE)?;
+fn at(entries: u32, endpoints: u32, effort: Effort, table: &mut Table) -> Result<Value> {
+    let filled = |hosts, networks| {
+        let size = Size {
+            hosts,
+            networks,
+            endpoints,
+        };
+        Kernel::new(size, INTERFACE)
+    };
+    let (with_hosts, with_networks) = (filled(entries, 0)?, filled(0, entries)?);
     let inside = Inside::enter()?;
     let (id, level) = inside.id()?;
     // Without a loopback of its own, on which nothing is looked at.
-    kernel.set_cgroup(id, level, HAS_LINK)?;
+    for kernel in [&with_hosts, &with_networks] {
+        kernel.set_cgroup(id, level, HAS_LINK)?;
+    }
     let (classifier, cgroup) = (tiny::empty(bpf::CLASSIFIER)?, tiny::empty(bpf::CGROUP_SKB)?);
-    let out = kernel.program("egress_link_out")?;
-    let hosts = destinations(|n| host(n % size.entries))?;
-    let networks = destinations(|n| network(n % size.entries))?;
+    let to_hosts = with_hosts.program("egress_link_out")?;
+    let to_networks = with_networks.program("egress_link_out")?;
+    let hosts = destinations(|n| host(n % entries))?;
+    let networks = destinations(|n| network(n % entries))?;
     let nowhere = destinations(|n| [198, 18 | (n >> 16 & 1) as u8, (n >> 8) as u8, n as u8])?;
-    let head = raw(&key([0; 4])).to_vec();
-    let trie_head = raw(&Key::new(DirectKey::HEAD_BITS + 128, key([0; 4]))).to_vec();
-    let bare_hash = tiny::look_up(kernel.map(maps::DIRECT_HOSTS)?, &head[..20])?;
-    let bare_trie = tiny::look_up(kernel.map(maps::DIRECT_NETWORKS)?, &trie_head[..24])?;
+    let trie = trie(entries)?;
+    let head = raw(&entry([0; 4], 32).key()).to_vec();
+    let bare_hash = tiny::look_up(with_hosts.direct(), &head[..16])?;
+    let bare_trie = tiny::look_up(trie.as_fd(), &trie_key([0; 4], 128)[..20])?;
     let turned = |program: BorrowedFd<'_>, which: &OwnedFd| tiny::in_turn(program, which.as_fd());
     let turns = [
         ("empty", turned(classifier.as_fd(), &hosts)?),
@@ -118,11 +125,14 @@ fn at(size: Size, effort: Effort, table: &mut Table) -> Result<Value> {
             "bare LPM trie, random keys",
             turned(bare_trie.as_fd(), &networks)?,
         ),
-        ("UDP to direct entries, random", turned(out, &hosts)?),
-        ("UDP to direct networks, random", turned(out, &networks)?),
-        ("UDP denied, random addresses", turned(out, &nowhere)?),
+        ("UDP to direct entries, random", turned(to_hosts, &hosts)?),
+        (
+            "UDP to direct networks, random",
+            turned(to_networks, &networks)?,
+        ),
+        ("UDP denied, random addresses", turned(to_hosts, &nowhere)?),
     ];
-    let mut cases = cases(&kernel, bare_hash.as_fd(), bare_trie.as_fd())?;
+    let mut cases = cases(&with_hosts, to_networks, bare_hash.as_fd(), bare_trie.as_fd())?;
     cases.extend(turns.iter().map(|(name, turn)| Case {
         name,
         program: turn.program.as_fd(),
@@ -141,11 +151,12 @@ fn at(size: Size, effort: Effort, table: &mut Table) -> Result<Value> {
     }));
     let samples = sample(&cases, effort)?;
     drop(inside);
-    Ok(tell(size, &cases, &samples, table))
+    Ok(tell(entries, endpoints, &cases, &samples, table))
 }
 
 fn cases<'a>(
     kernel: &'a Kernel,
+    to_networks: BorrowedFd<'a>,
     bare_hash: BorrowedFd<'a>,
     bare_trie: BorrowedFd<'a>,
 ) -> Result<Vec<Case<'a>>> {
@@ -225,7 +236,7 @@ fn cases<'a>(
         ),
         case(
             "UDP to a direct network, one network",
-            out,
+            to_networks,
             udp(network(0)),
             Same,
         ),
@@ -270,6 +281,25 @@ fn cases<'a>(
             Cgroup,
         ),
     ])
+}
+
+/// As many networks as the set of direct entries has, in a trie.
+fn trie(entries: u32) -> Result<OwnedFd> {
+    let map = bpf::trie(trie_key([0; 4], 0).len() as u32, entries)?;
+    let all: Vec<u32> = (0..entries).collect();
+    for some in all.chunks(4_096) {
+        let keys = some.iter().map(|n| trie_key(network(*n), NETWORK_BITS + 96));
+        let keys: Vec<u8> = keys.flatten().collect();
+        bpf::update_all(map.as_fd(), &keys, &vec![1; some.len()], some.len())?;
+    }
+    Ok(map)
+}
+
+/// What counts, in bits; then port and protocol, and the address.
+fn trie_key(address: [u8; 4], bits: u8) -> Vec<u8> {
+    let mut key = entry(address, 32).key();
+    key.bits = 0;
+    [&(32 + u32::from(bits)).to_ne_bytes()[..], raw(&key)].concat()
 }
 
 /// A datagram to a port that entries have.
@@ -322,7 +352,13 @@ fn sample(cases: &[Case<'_>], effort: Effort) -> Result<Vec<Vec<f64>>> {
     Ok(samples)
 }
 
-fn tell(size: Size, cases: &[Case<'_>], samples: &[Vec<f64>], table: &mut Table) -> Value {
+fn tell(
+    entries: u32,
+    endpoints: u32,
+    cases: &[Case<'_>],
+    samples: &[Vec<f64>],
+    table: &mut Table,
+) -> Value {
     let of = |name: &str, sort: Sort| {
         let found = cases
             .iter()
@@ -331,9 +367,9 @@ fn tell(size: Size, cases: &[Case<'_>], samples: &[Vec<f64>], table: &mut Table)
     };
     let above = |at: usize| Figures::of_pairs(&samples[at], of("empty", cases[at].sort));
     table.title(&format!(
-        "BPF_PROG_TEST_RUN, ns above an empty program; {} direct entries of each kind, {} endpoints",
-        figures::count(size.entries),
-        figures::count(size.endpoints)
+        "BPF_PROG_TEST_RUN, ns above an empty program; {} direct entries, {} endpoints",
+        figures::count(entries),
+        figures::count(endpoints)
     ));
     let mut rows = Vec::new();
     for (at, case) in cases.iter().enumerate() {
@@ -352,7 +388,7 @@ fn tell(size: Size, cases: &[Case<'_>], samples: &[Vec<f64>], table: &mut Table)
             name if DECIDED_CASES.contains(&name) => Some(DECIDED),
             name if NEW_CASES.contains(&name) => Some(NEW),
             // One key is not random.
-            _ if size.entries == 1 => None,
+            _ if entries == 1 => None,
             "UDP to direct entries, random" => Some(RANDOM * bare("bare hash, random keys")),
             "UDP to direct networks, random" => Some(RANDOM * bare("bare LPM trie, random keys")),
             _ => None,
@@ -365,5 +401,5 @@ fn tell(size: Size, cases: &[Case<'_>], samples: &[Vec<f64>], table: &mut Table)
         }
         rows.push(row);
     }
-    json!({ "entries": size.entries, "endpoints": size.endpoints, "cases": rows })
+    json!({ "entries": entries, "endpoints": endpoints, "cases": rows })
 }

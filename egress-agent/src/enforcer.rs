@@ -16,18 +16,20 @@ pub mod probe;
 pub mod state;
 mod sys;
 pub mod tamper;
+mod written;
 
 use crate::enforcer::{
     attach::AttachError,
     bpffs::BpffsError,
     clsact::Links,
-    direct::DirectEntries,
+    direct::Sets,
     filters::Placed,
     own::{Closed, Own},
-    tamper::{Held, Written},
+    tamper::Held,
+    written::Written,
 };
 use aya::{Btf, Ebpf, EbpfLoader, include_bytes_aligned, programs::Program};
-use egress_common::maps::{self, PINNED};
+use egress_common::maps::PINNED;
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
@@ -98,19 +100,6 @@ pub enum EnforcerError {
     Full(String),
 }
 
-/// For how many direct entries there is to be room. A hash costs the kernel 16 bytes for each that
-/// it may ever hold, whether it does or not: 32 MiB in all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Room {
-    /// For as many as the object says.
-    Full,
-    /// For a handful.
-    Few,
-}
-
-/// [`Room::Few`].
-const FEW: u32 = 256;
-
 /// The loaded programs of one instance, with its pins.
 pub struct Enforcer {
     ebpf: Ebpf,
@@ -130,14 +119,14 @@ pub struct Enforcer {
     silent: u32,
     /// The endpoint whose maps were looked at last.
     looked: u32,
-    /// The direct entries among that, by policy, where that is known.
-    direct: Option<DirectEntries>,
+    /// The direct entries, by set.
+    sets: Sets,
 }
 
 impl Enforcer {
     /// Loads the programs. Maps that `pins` holds are taken over with all that is in them, and
     /// missing ones are made and pinned there. Nothing is attached yet.
-    pub fn load(pins: &Path, room: Room) -> Result<Self, EnforcerError> {
+    pub fn load(pins: &Path) -> Result<Self, EnforcerError> {
         bpffs::prepare(pins)?;
         let btf = Btf::from_sys_fs().map_err(EnforcerError::Btf)?;
         let mut loader = EbpfLoader::new();
@@ -147,11 +136,6 @@ impl Enforcer {
         loader.override_global("AYA_LOG_LEVEL", &level, true);
         for name in PINNED {
             loader.map_pin_path(name, bpffs::map(pins, name));
-        }
-        if room == Room::Few {
-            loader
-                .map_max_entries(maps::DIRECT_HOSTS, FEW)
-                .map_max_entries(maps::DIRECT_NETWORKS, FEW);
         }
         let mut ebpf = loader
             .load(OBJECT)
@@ -170,7 +154,7 @@ impl Enforcer {
             closed: Vec::new(),
             silent: 0,
             looked: 0,
-            direct: None,
+            sets: Sets::default(),
         };
         enforcer.adopt_own()?;
         enforcer.adopt_direct()?;

@@ -51,8 +51,8 @@ const MAPS: [(&str, Shape); 19] = {
         ("CGROUPS", (HASH, 8, 4, 4_096)),
         ("LINKS", (HASH, 4, 64, 1_024)),
         ("ADDRESSES", (HASH, 20, 1, 16_384)),
-        ("DIRECT_HOSTS", (HASH, 24, 1, 2_097_152)),
-        ("DIRECT_NETWORKS", (LPM_TRIE, 28, 1, 2_097_152)),
+        ("DIRECT", (ARRAY_OF_MAPS, 4, 4, 2_048)),
+        ("PREFIXES", (ARRAY, 4, 1_296, 2_048)),
         ("NETWORKS", (LPM_TRIE, 20, 1, 4_096)),
         ("REPLIES", (LPM_TRIE, 28, 1, 65_536)),
         ("OWNERS", (HASH, 16, 4, 16_384)),
@@ -82,10 +82,12 @@ const PER_ENDPOINT: [(&str, Shape); 4] = {
 /// What each agent has for itself: the level and texts of aya-log, and the ring for what is said.
 const NOT_PINNED: [&str; 2] = [".rodata", "AYA_LOGS"];
 
-/// Bytes of keys and values that all maps hold together when they are full, counting one CPU: what
-/// an agent costs a node at worst, without the kernel's own overhead per entry. Most of it are two
-/// million direct entries of either kind, which take memory as they come.
-const MEMORY_BUDGET: u64 = 128 << 20;
+/// Bytes of keys and values that all maps hold together when they are full, counting one CPU, without
+/// the kernel's own overhead per entry and what comes by endpoint and by set.
+const MEMORY_BUDGET: u64 = 8 << 20;
+
+/// The same of as many direct entries as a node can hold, which take memory as they come.
+const BUDGET_OF_DIRECT: u64 = 48 << 20;
 
 fn elf() -> object::File<'static> {
     object::File::parse(OBJECT).unwrap()
@@ -165,6 +167,15 @@ fn full_maps_stay_in_the_budget() {
     let object = object();
     let all: u64 = object.maps.values().map(bytes).sum();
     assert!(all <= MEMORY_BUDGET, "{all} bytes of {MEMORY_BUDGET}");
+}
+
+#[test]
+fn a_set_of_direct_entries_is_as_large_as_it_needs_to_be() {
+    use bpf_map_type::BPF_MAP_TYPE_HASH as HASH;
+    let inner = object().maps[maps::DIRECT].inner().expect("a map in a map");
+    assert_eq!(shape(&inner), (HASH, 20, 1, 1));
+    let all = u64::from(maps::MAX_DIRECT) * bytes(&inner);
+    assert!(all <= BUDGET_OF_DIRECT, "{all} bytes");
 }
 
 /// Bytes of keys and values in an endpoint's own maps when they are full.

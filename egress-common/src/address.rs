@@ -12,6 +12,24 @@ pub struct Address([u32; 4]);
 /// The third word of a mapped address: `0000:ffff`.
 const MAPPED: u32 = 0x0000_ffff_u32.to_be();
 
+/// The words of an address that are a network's, by prefix length; as many as a byte has values, so
+/// that no index is out of bounds.
+static MASKS: [[u32; 4]; 256] = {
+    let mut masks = [[0; 4]; 256];
+    let mut bits = 0;
+    while bits < masks.len() {
+        let mask = match bits {
+            0 => 0,
+            1..=128 => u128::MAX << (128 - bits),
+            _ => u128::MAX,
+        };
+        let o = mask.to_be_bytes();
+        masks[bits] = Address::v6(o).0;
+        bits += 1;
+    }
+    masks
+};
+
 impl Address {
     /// `::`.
     pub const UNSPECIFIED: Self = Self([0; 4]);
@@ -67,6 +85,14 @@ impl Address {
         ]
     }
 
+    /// The first address of its network of so many bits; itself where there are more than it has.
+    #[inline(always)]
+    pub fn first_of(&self, bits: u8) -> Self {
+        let mask = MASKS[usize::from(bits)];
+        let [a, b, c, d] = self.0;
+        Self([a & mask[0], b & mask[1], c & mask[2], d & mask[3]])
+    }
+
     /// The last four bytes: the IPv4 address, where it is one.
     #[inline(always)]
     pub const fn v4_octets(&self) -> [u8; 4] {
@@ -106,6 +132,23 @@ mod tests {
         assert!(address.is_v4());
         assert_eq!(address.to_ip(), ip);
         assert_eq!(&address.octets()[10..12], &[0xff, 0xff]);
+    }
+
+    #[test]
+    fn the_first_of_a_network_has_its_bits_alone() {
+        let v6 = |text: &str| Address::from(text.parse::<IpAddr>().unwrap());
+        for (address, bits, first) in [
+            ("10.1.2.3", 128, "10.1.2.3"),
+            ("10.1.2.3", 126, "10.1.2.0"),
+            ("10.1.2.3", 104, "10.0.0.0"),
+            ("10.1.2.3", 96, "0.0.0.0"),
+            ("2001:db8::7", 64, "2001:db8::"),
+            ("2001:db8:ffff::", 33, "2001:db8:8000::"),
+            ("2001:db8::7", 0, "::"),
+            ("2001:db8::7", 129, "2001:db8::7"),
+        ] {
+            assert_eq!(v6(address).first_of(bits), v6(first), "{address}/{bits}");
+        }
     }
 
     #[test]

@@ -11,8 +11,8 @@ use crate::{
 
 /// What the decision looks up.
 pub trait Tables {
-    /// Whether a direct entry of the policy names this address, protocol and port.
-    fn is_direct(&self, policy: u32, attempt: &Attempt) -> bool;
+    /// Whether a direct entry of the set names this address, protocol and port.
+    fn is_direct(&self, set: u32, attempt: &Attempt) -> bool;
     /// What the address is to the endpoint: [`OWN`](crate::maps::OWN),
     /// [`NEXT_HOP`](crate::maps::NEXT_HOP), both or nothing.
     fn role_of(&self, endpoint: u32, address: &Address) -> u8;
@@ -70,7 +70,7 @@ pub fn decide(
         return Verdict::Deny(DropReason::ForeignDns);
     }
     if matches!(attempt.protocol, TCP | UDP) {
-        if tables.is_direct(endpoint.policy, attempt) {
+        if tables.is_direct(endpoint.direct, attempt) {
             return Verdict::Allow;
         }
         if !attempt.opens() && tables.is_reply(endpoint.id, attempt) {
@@ -198,7 +198,7 @@ mod tests {
     struct Tables;
 
     impl super::Tables for Tables {
-        fn is_direct(&self, _policy: u32, attempt: &Attempt) -> bool {
+        fn is_direct(&self, _set: u32, attempt: &Attempt) -> bool {
             attempt.destination == ip("10.9.0.9") && attempt.destination_port == 5432
         }
 

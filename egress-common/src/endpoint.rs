@@ -25,8 +25,8 @@ pub const RELAY_LOOPBACK: u8 = 4;
 pub struct Endpoint {
     /// 1 to [`MAX_ENDPOINTS`] - 1; 0 marks an empty slot.
     pub id: u32,
-    /// The policy whose direct entries hold.
-    pub policy: u32,
+    /// The set of its direct entries, 1 to [`MAX_SETS`](crate::maps::MAX_SETS) - 1.
+    pub direct: u32,
     /// [`MODE_ENFORCE`] or [`MODE_AUDIT`].
     pub mode: u8,
     /// [`HAS_LINK`] and the like.
@@ -47,7 +47,7 @@ impl Endpoint {
     /// An empty slot.
     pub const NONE: Self = Self {
         id: 0,
-        policy: 0,
+        direct: 0,
         mode: MODE_ENFORCE,
         flags: 0,
         reserved: [0; 2],

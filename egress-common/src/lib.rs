@@ -22,4 +22,4 @@ pub mod verdict;
 
 /// Raised whenever a shared type or the meaning of a map changes; part of the pin path, so that
 /// two versions never share a map.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;

@@ -17,10 +17,10 @@ pub const CGROUPS: &str = "CGROUPS";
 pub const LINKS: &str = "LINKS";
 /// What addresses are to an endpoint, see [`OWN`] and [`NEXT_HOP`].
 pub const ADDRESSES: &str = "ADDRESSES";
-/// Direct entries of whole addresses.
-pub const DIRECT_HOSTS: &str = "DIRECT_HOSTS";
-/// Direct entries of networks.
-pub const DIRECT_NETWORKS: &str = "DIRECT_NETWORKS";
+/// By set of direct entries: its entries.
+pub const DIRECT: &str = "DIRECT";
+/// By set of direct entries: which prefix lengths they have, see [`Prefixes`].
+pub const PREFIXES: &str = "PREFIXES";
 /// What the node knows of networks, see [`Class`].
 pub const NETWORKS: &str = "NETWORKS";
 /// Who may open flows to an endpoint beside the node and the cluster.
@@ -54,8 +54,8 @@ pub const PINNED: &[&str] = &[
     CGROUPS,
     LINKS,
     ADDRESSES,
-    DIRECT_HOSTS,
-    DIRECT_NETWORKS,
+    DIRECT,
+    PREFIXES,
     NETWORKS,
     REPLIES,
     OWNERS,
@@ -75,10 +75,14 @@ pub const PER_ENDPOINT: [&str; 4] = [FLOWS, OPENING, ORIGINS, REPORTS];
 
 /// Addresses of all endpoints and their next hops that a node can hold.
 pub const MAX_ADDRESSES: u32 = MAX_ENDPOINTS * 16;
-/// Direct entries of whole addresses that a node can hold: a million, and as many that replace them.
-pub const MAX_DIRECT_HOSTS: u32 = 2_097_152;
-/// Direct entries of networks that a node can hold: a million, and as many that replace them.
-pub const MAX_DIRECT_NETWORKS: u32 = 2_097_152;
+/// Direct entries of all sets that a node can hold: a million, and as many that replace them.
+pub const MAX_DIRECT: u32 = 2_097_152;
+/// Sets of direct entries, from 1: one for each endpoint, and as many that replace them.
+pub const MAX_SETS: u32 = MAX_ENDPOINTS * 2;
+/// Prefix lengths of IPv4, each with single ports and with every port.
+pub const MAX_PREFIXES4: usize = 33 * 2;
+/// The same of IPv6.
+pub const MAX_PREFIXES6: usize = 129 * 2;
 /// Networks that a node can know.
 pub const MAX_NETWORKS: u32 = 4_096;
 /// Entries of [`REPLIES`] that a node can hold.
@@ -125,26 +129,82 @@ pub struct Config {
     pub generation: u64,
 }
 
-/// The key of a direct entry, and of one of [`REPLIES`]: there the policy is the endpoint's id, the
-/// address who may open, and the port the endpoint's own. `port` 0 stands for every port. As the data of a trie's key its
-/// first eight bytes are always compared whole.
+/// The key of a direct entry in its set.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(any(test, feature = "user"), derive(Debug))]
 pub struct DirectKey {
-    /// The policy's number.
-    pub policy: u32,
-    /// Host byte order.
+    /// Host byte order; 0 stands for every port.
+    pub port: u16,
+    /// The IP protocol number.
+    pub protocol: u8,
+    /// How many bits of the address are the network's, in the mapped form: 0 to 128.
+    pub bits: u8,
+    /// The network's first address.
+    pub address: Address,
+}
+
+/// A prefix length that entries of a set have, with one port each or for every port.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug))]
+pub struct Prefix {
+    /// [`DirectKey::bits`] and one; 0 ends the list.
+    pub bits_and_one: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// The bits of a port that count: all, or none where the entries are for every port.
+    pub port_mask: u16,
+}
+
+impl Prefix {
+    /// The end of a list.
+    pub const END: Self = Self {
+        bits_and_one: 0,
+        reserved: 0,
+        port_mask: 0,
+    };
+}
+
+/// The prefix lengths that entries of a set have, so that no others are looked up. While endpoints
+/// have the set both lists only grow at their ends: whoever reads them meanwhile misses nothing.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug))]
+pub struct Prefixes {
+    /// Of IPv4, which lengths in the mapped form are 96 to 128.
+    pub v4: [Prefix; MAX_PREFIXES4],
+    /// Of IPv6.
+    pub v6: [Prefix; MAX_PREFIXES6],
+}
+
+impl Prefixes {
+    /// Of a set without entries.
+    pub const NONE: Self = Self {
+        v4: [Prefix::END; MAX_PREFIXES4],
+        v6: [Prefix::END; MAX_PREFIXES6],
+    };
+}
+
+/// The key of an entry of [`REPLIES`]. As the data of a trie's key its first eight bytes are always
+/// compared whole.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug))]
+pub struct ReplyKey {
+    /// The endpoint's id.
+    pub endpoint: u32,
+    /// The endpoint's own, in host byte order; 0 stands for every port.
     pub port: u16,
     /// The IP protocol number.
     pub protocol: u8,
     /// Zero.
     pub reserved: u8,
-    /// The address, or the network's first.
+    /// Who may open: the address, or the network's first.
     pub address: Address,
 }
 
-impl DirectKey {
+impl ReplyKey {
     /// The bits in front of the address.
     pub const HEAD_BITS: u32 = 64;
 }
@@ -228,6 +288,7 @@ pub struct Flow {
 }
 
 const _: () = assert!(size_of::<Config>() == 56);
-const _: () = assert!(size_of::<DirectKey>() == 24);
+const _: () = assert!(size_of::<DirectKey>() == 20 && size_of::<ReplyKey>() == 24);
+const _: () = assert!(size_of::<Prefixes>() == 1_296);
 const _: () = assert!(size_of::<FlowKey>() == 24);
 const _: () = assert!(size_of::<Flow>() == 16);

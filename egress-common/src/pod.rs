@@ -4,7 +4,7 @@ use crate::{
     address::Address,
     endpoint::{Endpoint, Link},
     event::{Event, ReportKey, ReportWindow},
-    maps::{AddressKey, Config, DirectKey, FlowKey},
+    maps::{AddressKey, Config, DirectKey, FlowKey, Prefixes, ReplyKey},
     origin::{Origin, OriginQuery, Published},
 };
 
@@ -26,6 +26,8 @@ pod!(
     Config,
     DirectKey,
     FlowKey,
+    Prefixes,
+    ReplyKey,
     Origin,
     AddressKey,
     OriginQuery,

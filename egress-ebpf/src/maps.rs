@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::{BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
     btf_maps::{self, ArrayOfMaps, SkStorage},
-    helpers::{bpf_perf_event_output, bpf_sk_storage_get},
+    helpers::{bpf_loop, bpf_perf_event_output, bpf_sk_storage_get},
     macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, PerCpuArray, PerfEventArray, lpm_trie::Key},
 };
@@ -13,12 +13,13 @@ use core::{
 };
 use egress_common::{
     address::Address,
+    attempt::Attempt,
     endpoint::{Endpoint, Link, MAX_ENDPOINTS},
     event::{Event, ReportKey, ReportWindow},
     maps::{
         AddressKey, Config, DirectKey, Flow, FlowKey, MAX_ADDRESSES, MAX_COUNTERS,
-        MAX_DIRECT_HOSTS, MAX_DIRECT_NETWORKS, MAX_FLOWS, MAX_NETWORKS, MAX_OPENING, MAX_ORIGINS,
-        MAX_PORTS, MAX_REPLIES, MAX_REPORTS, counter, port,
+        MAX_FLOWS, MAX_NETWORKS, MAX_OPENING, MAX_ORIGINS, MAX_PORTS, MAX_REPLIES, MAX_REPORTS,
+        MAX_SETS, Prefix, Prefixes, ReplyKey, counter, port,
     },
     origin::{Origin, OriginQuery, Published},
     socket::Socket,
@@ -38,15 +39,11 @@ static LINKS: HashMap<u32, Link> = HashMap::with_max_entries(MAX_ENDPOINTS, 0);
 #[map]
 static ADDRESSES: HashMap<AddressKey, u8> = HashMap::with_max_entries(MAX_ADDRESSES, 0);
 #[map]
-static DIRECT_HOSTS: HashMap<DirectKey, u8> =
-    HashMap::with_max_entries(MAX_DIRECT_HOSTS, NO_PREALLOC);
-#[map]
-static DIRECT_NETWORKS: LpmTrie<DirectKey, u8> =
-    LpmTrie::with_max_entries(MAX_DIRECT_NETWORKS, NO_PREALLOC);
+static PREFIXES: Array<Prefixes> = Array::with_max_entries(MAX_SETS, 0);
 #[map]
 static NETWORKS: LpmTrie<Address, u8> = LpmTrie::with_max_entries(MAX_NETWORKS, NO_PREALLOC);
 #[map]
-static REPLIES: LpmTrie<DirectKey, u8> = LpmTrie::with_max_entries(MAX_REPLIES, NO_PREALLOC);
+static REPLIES: LpmTrie<ReplyKey, u8> = LpmTrie::with_max_entries(MAX_REPLIES, NO_PREALLOC);
 #[map]
 static OWNERS: HashMap<Address, u32> = HashMap::with_max_entries(MAX_ADDRESSES, 0);
 #[map]
@@ -59,6 +56,13 @@ static EVENTS: PerfEventArray<Event> = PerfEventArray::new(0);
 static SOCKETS: SkStorage<Socket> = SkStorage::new();
 #[btf_map]
 static ACCEPTED: SkStorage<Origin> = SkStorage::new();
+
+// A set of direct entries, as large as it needs to be: what is looked up stays in the processor's
+// caches with the few that there are.
+type Direct = btf_maps::HashMap<DirectKey, u8, 1, { NO_PREALLOC as usize }>;
+
+#[btf_map]
+static DIRECT: ArrayOfMaps<Direct, { MAX_SETS as usize }> = ArrayOfMaps::new();
 
 // What an endpoint can fill is its own: a map in a map, which the enforcer puts there with it.
 type Flows = btf_maps::HashMap<FlowKey, Flow, { MAX_FLOWS as usize }, { NO_PREALLOC as usize }>;
@@ -120,14 +124,80 @@ pub(crate) fn role(endpoint: u32, address: &Address) -> u8 {
     unsafe { ADDRESSES.get(&key) }.copied().unwrap_or(0)
 }
 
-/// Whether a direct entry has just this key.
+/// Whether an entry of the set names this destination.
 #[inline(always)]
-pub(crate) fn has_direct(key: &DirectKey) -> bool {
-    // SAFETY: only presence is read.
-    unsafe { DIRECT_HOSTS.get(key) }.is_some()
-        || DIRECT_NETWORKS
-            .get(&Key::new(DirectKey::HEAD_BITS + 128, *key))
-            .is_some()
+pub(crate) fn has_direct(set: u32, attempt: &Attempt) -> bool {
+    let (Some(prefixes), Some(entries)) = (PREFIXES.get(set), DIRECT.get(set)) else {
+        return false;
+    };
+    if attempt.destination.is_v4() {
+        is_within(&prefixes.v4, entries, attempt)
+    } else {
+        is_within(&prefixes.v6, entries, attempt)
+    }
+}
+
+/// What is looked for, among which entries.
+struct Search<const N: usize> {
+    prefixes: *const [Prefix; N],
+    entries: *const Direct,
+    address: Address,
+    port: u16,
+    protocol: u8,
+    found: bool,
+}
+
+/// One look-up for each prefix length. By a helper that calls a function for each: the verifier would
+/// walk a loop as often as there may be any.
+#[inline(always)]
+fn is_within<const N: usize>(
+    prefixes: &[Prefix; N],
+    entries: &Direct,
+    attempt: &Attempt,
+) -> bool {
+    let mut search = Search {
+        prefixes,
+        entries,
+        address: attempt.destination,
+        port: attempt.destination_port,
+        protocol: attempt.protocol,
+        found: false,
+    };
+    let callback: extern "C" fn(u64, *mut Search<N>) -> i64 = look_up::<N>;
+    // SAFETY: a function of the kind that the helper takes, and what that gets as its context.
+    unsafe {
+        bpf_loop(
+            N as u32,
+            callback as *mut c_void,
+            (&raw mut search).cast(),
+            0,
+        );
+        (&raw const search.found).read_volatile()
+    }
+}
+
+/// Looks the destination up by one prefix length. 1 ends the search.
+#[inline(never)]
+extern "C" fn look_up<const N: usize>(at: u64, search: *mut Search<N>) -> i64 {
+    const END: i64 = 1;
+    // SAFETY: [`is_within`] gives what it has on its stack, which holds a map and its value.
+    unsafe {
+        let Some(prefix) = (*(*search).prefixes).get(at as usize) else {
+            return END;
+        };
+        if prefix.bits_and_one == 0 {
+            return END;
+        }
+        let bits = prefix.bits_and_one.wrapping_sub(1);
+        let key = DirectKey {
+            port: (*search).port & prefix.port_mask,
+            protocol: (*search).protocol,
+            bits,
+            address: (*search).address.first_of(bits),
+        };
+        (*search).found = (*(*search).entries).get(&key).is_some();
+        (*search).found.into()
+    }
 }
 
 /// The number of the class of the longest network that holds the address.
@@ -139,8 +209,8 @@ pub(crate) fn network(address: &Address) -> Option<u8> {
 /// Whether the address may open this flow to the endpoint, whoever it is.
 #[inline(always)]
 pub(crate) fn may_open(endpoint: u32, flow: &FlowKey) -> bool {
-    let mut key = DirectKey {
-        policy: endpoint,
+    let mut key = ReplyKey {
+        endpoint,
         port: flow.local_port,
         protocol: flow.protocol,
         reserved: 0,
@@ -148,7 +218,7 @@ pub(crate) fn may_open(endpoint: u32, flow: &FlowKey) -> bool {
     };
     let has = |key| {
         REPLIES
-            .get(&Key::new(DirectKey::HEAD_BITS + 128, key))
+            .get(&Key::new(ReplyKey::HEAD_BITS + 128, key))
             .is_some()
     };
     if has(key) {

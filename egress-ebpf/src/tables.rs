@@ -14,7 +14,7 @@ use egress_common::{
     attempt::Attempt,
     decide::{Tables, decide},
     endpoint::{Endpoint, Gateway},
-    maps::{Class, DirectKey},
+    maps::Class,
     verdict::{DropReason, Service, Verdict},
 };
 
@@ -122,19 +122,8 @@ impl Maps {
 
 impl Tables for Maps {
     #[inline(always)]
-    fn is_direct(&self, policy: u32, attempt: &Attempt) -> bool {
-        let mut key = DirectKey {
-            policy,
-            port: attempt.destination_port,
-            protocol: attempt.protocol,
-            reserved: 0,
-            address: attempt.destination,
-        };
-        if maps::has_direct(&key) {
-            return true;
-        }
-        key.port = 0;
-        maps::has_direct(&key)
+    fn is_direct(&self, set: u32, attempt: &Attempt) -> bool {
+        maps::has_direct(set, attempt)
     }
 
     #[inline(always)]

@@ -39,16 +39,19 @@ fn addresses(first: u32, count: u32) -> impl Iterator<Item = String> {
     (first..first + count).map(|n| format!("{}/32", Ipv4Addr::from(0x0b00_0000 + n)))
 }
 
-/// The policies' numbers in the kernel's table, and how many entries each has.
-fn numbers(scene: &Scene, map: &str) -> Result<BTreeMap<u32, usize>> {
+/// How many entries each set of the kernel's has.
+fn sets(scene: &Scene) -> Result<BTreeMap<u32, usize>> {
     let pins = scratch::pins(|name| name == scene.world.name());
     let pins = pins.into_iter().next().context("nothing is pinned")?;
-    let mut numbers = BTreeMap::new();
-    for key in bpf::Map::open(&pins.join("maps").join(map))?.keys()? {
-        let number = key.first_chunk().context("a key of four bytes or more")?;
-        *numbers.entry(u32::from_ne_bytes(*number)).or_default() += 1;
+    let mut sets = BTreeMap::new();
+    for pin in fs::read_dir(pins.join("maps"))? {
+        let pin = pin?.path();
+        let name = pin.file_name().unwrap_or_default().to_string_lossy();
+        if let Some(place) = name.strip_prefix("DIRECT-") {
+            sets.insert(place.parse()?, bpf::Map::open(&pin)?.keys()?.len());
+        }
     }
-    Ok(numbers)
+    Ok(sets)
 }
 
 fn reload(agent: &Agent<'_>, policy: &str) -> Result<()> {
@@ -106,12 +109,12 @@ fn what_stays_is_never_away_and_nothing_else_opens() -> Result<()> {
     let arrived = scene.arrived(stays)?.len();
     ensure!(arrived == allowed, "{arrived} of {allowed} arrived");
     ensure!(scene.arrived(never)?.is_empty(), "what was denied arrived");
-    let hosts = numbers(&scene, "DIRECT_HOSTS")?;
-    ensure!(hosts.values().eq([&5_001]), "{hosts:?}");
+    let held = sets(&scene)?;
+    ensure!(held.values().eq([&5_002]), "{held:?}");
     Ok(())
 }
 
-/// Endpoints with the same entries share one number, and each has its own where they differ.
+/// Endpoints with the same entries share one set, and each has its own where they differ.
 #[test]
 fn endpoints_with_the_same_entries_share_them() -> Result<()> {
     let scene = Scene::new()?;
@@ -124,13 +127,13 @@ fn endpoints_with_the_same_entries_share_them() -> Result<()> {
         ..Config::default()
     };
     let agent = Agent::start(&scene.world, &config, &[&scene.pod, &other])?;
-    let shared = numbers(&scene, "DIRECT_HOSTS")?;
+    let shared = sets(&scene)?;
     ensure!(shared.values().eq([&1_000]), "{shared:?}");
 
-    // One of them gets more: it alone moves to a number of its own.
+    // One of them gets more: it alone moves to a set of its own.
     let more = base.clone() + &direct("more", &["bank"], &["198.51.100.7/32".into()]);
     reload(&agent, &more)?;
-    let apart = numbers(&scene, "DIRECT_HOSTS")?;
+    let apart = sets(&scene)?;
     ensure!(apart.values().eq([&1_000, &1_001]), "{apart:?}");
     ensure!(apart.keys().next() == shared.keys().next(), "{apart:?}");
     let to = nowhere4(7);
@@ -142,7 +145,7 @@ fn endpoints_with_the_same_entries_share_them() -> Result<()> {
 
     // And comes back.
     reload(&agent, &base)?;
-    ensure!(numbers(&scene, "DIRECT_HOSTS")? == shared, "not as before");
+    ensure!(sets(&scene)? == shared, "not as before");
     Ok(())
 }
 
@@ -159,11 +162,11 @@ fn entries_are_taken_over() -> Result<()> {
         ..Config::default()
     };
     let mut agent = scene.enforce(&config)?;
-    let before = numbers(&scene, "DIRECT_HOSTS")?;
+    let before = sets(&scene)?;
     agent.kill()?;
     fs::write(scene.world.scratch().file("policy.yaml"), policy(1))?;
     agent.launch()?;
-    ensure!(numbers(&scene, "DIRECT_HOSTS")? == before, "not as many");
+    ensure!(sets(&scene)? == before, "not as many");
     std::thread::sleep(Duration::from_millis(2_200));
     let said = agent.records.matching(|r| r.text("/state") == "tampered")?;
     ensure!(said.is_empty(), "{said:?}");

@@ -217,16 +217,15 @@ fn map_entries_that_were_changed_are_written_again() -> Result<()> {
     )?;
 
     // A way beside the gateway: 198.51.100.7, UDP, every port.
-    let direct = bpf::Map::open(&maps.join("DIRECT_HOSTS"))?;
-    let mut key = vec![0_u8; 24];
-    key[0] = 1;
-    key[6] = 17;
-    key[18..24].copy_from_slice(&[255, 255, 198, 51, 100, 7]);
+    let direct = bpf::Map::open(&maps.join("DIRECT-1"))?;
+    let mut key = vec![0_u8; 20];
+    (key[2], key[3]) = (17, 128);
+    key[14..20].copy_from_slice(&[255, 255, 198, 51, 100, 7]);
     direct.set(&key, &mut [1])?;
     expect_repair(
         &scene,
         &agent,
-        "DIRECT_HOSTS: 0 entries were changed, 0 were missing, 1",
+        "DIRECT-1: 0 entries were changed, 0 were missing, 1",
     )?;
     if direct.get(&key)?.is_some() {
         bail!("the entry is there still");

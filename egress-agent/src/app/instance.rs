@@ -14,7 +14,7 @@ use crate::{
         plan::{Plan, PlanError},
     },
     enforcer::{
-        Enforcer, EnforcerError, Room,
+        Enforcer, EnforcerError,
         attach::AttachError,
         bpffs,
         cgroup::{self, CgroupError},
@@ -149,10 +149,9 @@ impl Instance {
         gateway: &GatewayPlan,
         plan: &Plan,
         node: &Node,
-        room: Room,
         predecessor: Option<&Handed>,
     ) -> Result<Self, InstanceError> {
-        let mut enforcer = Enforcer::load(&bpffs::instance(name), room)?;
+        let mut enforcer = Enforcer::load(&bpffs::instance(name))?;
         let log = enforcer.log();
         let (report, reports) = mpsc::unbounded_channel();
         enforcer.forward_events(report)?;

@@ -248,7 +248,6 @@ impl Plan {
         fn count<T: Ord>(new: impl Iterator<Item = T>, old: impl Iterator<Item = T>) -> usize {
             new.chain(old).collect::<BTreeSet<_>>().len()
         }
-        let direct = |hosts: bool| together(&self.direct(), &old.direct(), hosts);
         let replies = |plan: &Self| plan.replies().into_iter();
         let networks = |plan: &Self| plan.networks.clone().into_iter().map(|(it, _)| it);
         let tables = [
@@ -263,14 +262,9 @@ impl Plan {
                 maps::MAX_ADDRESSES as usize,
             ),
             (
-                "direct entries of single addresses",
-                direct(true),
-                maps::MAX_DIRECT_HOSTS as usize,
-            ),
-            (
-                "direct entries of networks",
-                direct(false),
-                maps::MAX_DIRECT_NETWORKS as usize,
+                "direct entries",
+                together(&self.direct(), &old.direct()),
+                maps::MAX_DIRECT as usize,
             ),
             (
                 "entries of replies",
@@ -477,26 +471,20 @@ pub fn node_networks(addresses: &[IpAddr]) -> impl Iterator<Item = (IpNet, Class
         .map(|address| (IpNet::from(*address), Class::Node))
 }
 
-/// How many direct entries, of single addresses or of networks, the tables have while they have
-/// both.
-fn together(new: &DirectEntries, old: &DirectEntries, hosts: bool) -> usize {
-    let count = |entries: &[DirectEntry]| {
-        let entries = entries.iter().filter(|entry| entry.is_host() == hosts);
-        entries.count()
-    };
-    let policies: BTreeSet<_> = new.keys().chain(old.keys()).collect();
-    let counts = policies.into_iter().map(|policy| {
-        let (Some(new), Some(old)) = (new.get(policy), old.get(policy)) else {
-            let one = new.get(policy).or(old.get(policy));
-            return one.map_or(0, |entries| count(entries));
+/// How many direct entries the kernel has while it has both.
+fn together(new: &DirectEntries, old: &DirectEntries) -> usize {
+    let sets: BTreeSet<_> = new.keys().chain(old.keys()).collect();
+    let counts = sets.into_iter().map(|set| {
+        let (Some(new), Some(old)) = (new.get(set), old.get(set)) else {
+            let one = new.get(set).or(old.get(set));
+            return one.map_or(0, |entries| entries.len());
         };
         if Arc::ptr_eq(new, old) {
-            return count(new);
+            return new.len();
         }
         // Both are in order.
-        let lost = old.iter().filter(|entry| entry.is_host() == hosts);
-        let lost = lost.filter(|entry| new.binary_search(entry).is_err());
-        count(new) + lost.count()
+        let lost = old.iter().filter(|entry| new.binary_search(entry).is_err());
+        new.len() + lost.count()
     });
     counts.sum()
 }

@@ -12,9 +12,9 @@ use crate::{
     },
     config::{self, Config},
     enforcer::{
-        Room, bpffs,
+        bpffs,
         node::Node,
-        state::{pinned_ids, pinned_policies},
+        state::{pinned_ids, pinned_sets},
     },
     policy::{load::load_files, select::Policies},
     telemetry::sink::Sink,
@@ -80,7 +80,7 @@ async fn run_locked(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let pins = bpffs::instance(&config.instance);
-    let mut ids = Ids::new(pinned_ids(&pins)?, pinned_policies(&pins)?);
+    let mut ids = Ids::new(pinned_ids(&pins)?, pinned_sets(&pins)?);
     let adopted = pins.exists();
     let policies = load_files(&config.policies)?;
     // What was enforced goes on being so, whatever of it is not there at this moment.
@@ -92,8 +92,8 @@ async fn run_locked(
     let generation = handed.as_ref().map_or(1, |handed| handed.generation + 1);
     let plan = Plan::make(&config, &policies, &node, generation, &mut ids, missing).await?;
     let gateway = gateway_plan(&config);
-    let (name, room) = (&config.instance, Room::Full);
-    let started = Instance::start(name, &gateway, &plan, &node, room, handed.as_ref()).await;
+    let name = &config.instance;
+    let started = Instance::start(name, &gateway, &plan, &node, handed.as_ref()).await;
     let mut instance = match started {
         Ok(instance) => instance,
         Err(error) => {

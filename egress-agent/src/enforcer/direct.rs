@@ -1,23 +1,40 @@
-//! Direct entries in the kernel: of a million, only those that change are written.
+//! Direct entries in the kernel: each set is a hash of its own, as large as it needs to be. Of a
+//! million entries only those that change are written; a set that outgrows its map gets a larger
+//! one, which takes the place of the other at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    path::PathBuf,
     sync::Arc,
 };
 
-use aya::maps::{LpmTrie, MapData, MapError, lpm_trie::Key};
-use egress_common::maps::{self, DirectKey};
+use aya::maps::{Array, MapData, lpm_trie::Key};
+use egress_common::{
+    address::Address,
+    maps::{self, DirectKey, MAX_SETS, Prefix, Prefixes, ReplyKey},
+};
 use ipnet::IpNet;
 
 use crate::enforcer::{
     Enforcer, EnforcerError,
-    state::{failed, prefix},
-    sys,
-    tamper::{Mark, mark},
+    attach::pin as pin_again,
+    bpffs,
+    own::{failed, is_in_place},
+    state, sys,
+    tamper::Fault,
+    written::{MapCopy, Mark, mark},
 };
 
-/// Entries that one call writes or removes: some 100 KiB of keys.
+/// Entries that one call writes or removes: some 80 KiB of keys.
 const BATCH: usize = 4_096;
+
+/// The least that a map has room for.
+const LEAST: u32 = 16;
+
+/// Sets that one look of the watch is at.
+const AT_ONCE: usize = 64;
 
 /// A direct entry: packets that pass beside the gateway. Of `replies` the network is who may open,
 /// and the port the endpoint's own.
@@ -32,193 +49,465 @@ pub struct DirectEntry {
 }
 
 impl DirectEntry {
-    /// Whether it is a single address.
-    pub fn is_host(&self) -> bool {
-        self.network.prefix_len() == self.network.max_prefix_len()
-    }
-
-    /// As a trie has it.
-    pub(super) fn prefix_key(&self, policy: u32) -> Key<DirectKey> {
-        let bits = DirectKey::HEAD_BITS + prefix(&self.network);
-        Key::new(bits, self.key(policy))
-    }
-
-    fn key(&self, policy: u32) -> DirectKey {
-        DirectKey {
-            policy,
+    /// As the trie of replies has it.
+    pub(super) fn reply_key(&self, endpoint: u32) -> Key<ReplyKey> {
+        let key = ReplyKey {
+            endpoint,
             port: self.port,
             protocol: self.protocol,
             reserved: 0,
+            address: self.network.network().into(),
+        };
+        Key::new(ReplyKey::HEAD_BITS + u32::from(bits(&self.network)), key)
+    }
+
+    /// As its set has it.
+    pub fn key(&self) -> DirectKey {
+        DirectKey {
+            port: self.port,
+            protocol: self.protocol,
+            bits: bits(&self.network),
             address: self.network.network().into(),
         }
     }
 }
 
-/// Direct entries by the policy's number. Vectors, since of those the library sees that two are one,
-/// and compares no further.
-pub type DirectEntries = BTreeMap<u32, Arc<Vec<DirectEntry>>>;
-
-/// One of the two maps.
-#[derive(Clone, Copy)]
-struct Table {
-    name: &'static str,
-    key_size: usize,
-    /// Where a key has the policy's number.
-    policy_at: usize,
-    hosts: bool,
+/// The prefix length in the mapped form.
+pub(super) fn bits(network: &IpNet) -> u8 {
+    match network {
+        IpNet::V4(network) => 96 + network.prefix_len(),
+        IpNet::V6(network) => network.prefix_len(),
+    }
 }
 
-const TABLES: [Table; 2] = [
-    Table {
-        name: maps::DIRECT_HOSTS,
-        key_size: size_of::<DirectKey>(),
-        policy_at: 0,
-        hosts: true,
-    },
-    Table {
-        name: maps::DIRECT_NETWORKS,
-        key_size: size_of::<Key<DirectKey>>(),
-        policy_at: 4,
-        hosts: false,
-    },
-];
+/// Direct entries by the number of their set. Vectors, since of those the library sees that two are
+/// one, and compares no further.
+pub type DirectEntries = BTreeMap<u32, Arc<Vec<DirectEntry>>>;
 
-impl Table {
-    fn mark(&self, policy: u32, entry: &DirectEntry) -> Mark {
-        match self.hosts {
-            true => mark(&entry.key(policy)),
-            false => mark(&entry.prefix_key(policy)),
-        }
+/// How a map with room for so many entries is made.
+fn shape(entries: u32) -> sys::Shape {
+    sys::Shape::of::<DirectKey, u8>(sys::HASH, entries, sys::NO_PREALLOC)
+}
+
+/// For how many entries there is to be room where there are so many.
+fn room(entries: usize) -> u32 {
+    let entries = u32::try_from(entries).unwrap_or(maps::MAX_DIRECT);
+    entries.max(LEAST).next_power_of_two()
+}
+
+/// A set as the kernel has it.
+struct Set {
+    /// Its place in [`maps::DIRECT`] and [`maps::PREFIXES`].
+    place: u32,
+    /// Its map; none where it is not known what an earlier agent has put there.
+    held: Option<Held>,
+    prefixes: Prefixes,
+}
+
+struct Held {
+    copy: MapCopy,
+    id: u32,
+    room: u32,
+}
+
+impl Held {
+    /// Of an open map, and the entries that it has.
+    fn new(map: OwnedFd, marks: BTreeSet<Mark>) -> io::Result<Self> {
+        let info = sys::map_info(map.as_fd())?;
+        let (id, room) = (info.id, info.max_entries);
+        let copy = MapCopy::of_marks(map, info, marks);
+        Ok(Self { copy, id, room })
     }
 
-    fn policy(&self, mark: &Mark) -> u32 {
-        let at = self.policy_at;
-        u32::from_ne_bytes([mark[at], mark[at + 1], mark[at + 2], mark[at + 3]])
+    /// Whether it is to have just these entries by what is added and removed.
+    fn is_of_size(&self, wanted: &[Mark], missing: &[Mark]) -> bool {
+        self.copy.marks().len() + missing.len() <= self.room as usize
+            && room(wanted.len()) >= self.room / 8
+    }
+}
+
+/// The sets of direct entries that the kernel has.
+#[derive(Default)]
+pub(super) struct Sets {
+    by_number: BTreeMap<u32, Set>,
+    /// What they were told to be last, where that is known.
+    told: Option<DirectEntries>,
+    /// The set that was looked at last.
+    looked: u32,
+}
+
+impl Sets {
+    /// Where the set of this number is; 0, where no entries are, if there is none.
+    pub(super) fn place(&self, number: u32) -> u32 {
+        self.by_number.get(&number).map_or(0, |set| set.place)
     }
 
-    /// The keys of the entries, in order.
-    fn marks(&self, entries: &DirectEntries) -> Vec<Mark> {
-        let all = entries.iter().flat_map(|(policy, entries)| {
-            let own = entries.iter().filter(|entry| entry.is_host() == self.hosts);
-            own.map(|entry| self.mark(*policy, entry))
-        });
-        let mut marks: Vec<_> = all.collect();
-        marks.sort_unstable();
-        marks.dedup();
-        marks
+    /// The least place that is nobody's. What was there before has been away for longer than a
+    /// program runs.
+    fn free_place(&self) -> Result<u32, EnforcerError> {
+        let used: BTreeSet<u32> = self.by_number.values().map(|set| set.place).collect();
+        let free = (1..MAX_SETS).find(|place| !used.contains(place));
+        free.ok_or_else(|| {
+            EnforcerError::Full(format!(
+                "more than {} different sets of direct entries on one node",
+                MAX_SETS - 1
+            ))
+        })
     }
 }
 
 impl Enforcer {
-    /// Writes what these policies have not got yet, and only then removes what they have too much:
-    /// what stays is never away. Other policies' entries stay.
+    /// Gives these sets what they have not got yet, and only then takes what they have too much:
+    /// what stays is never away. Other sets stay as they are.
     ///
     /// # Errors
-    /// A map is full, or the kernel refuses; what was written before that stays.
+    /// There is no memory, or the kernel refuses; what was written before that stays.
     pub fn set_direct(&mut self, entries: &DirectEntries) -> Result<(), EnforcerError> {
-        let before = self.direct.take();
-        let is_as_before = |policy: &u32, entries: &Arc<Vec<DirectEntry>>| {
-            let before = before.as_ref().and_then(|before| before.get(policy));
+        let before = self.sets.told.take();
+        let is_as_before = |number: &u32, entries: &Arc<Vec<DirectEntry>>| {
+            let before = before.as_ref().and_then(|before| before.get(number));
             before.is_some_and(|it| Arc::ptr_eq(it, entries))
         };
         let mut changed = entries.clone();
-        changed.retain(|policy, entries| !is_as_before(policy, entries));
-        let mut extra = Vec::new();
-        for table in TABLES.iter().filter(|_| !changed.is_empty()) {
-            let written = self.written.marks(table.name);
-            let own = written.filter(|mark| changed.contains_key(&table.policy(mark)));
-            let (missing, more) = difference(&table.marks(&changed), own);
-            self.write(table, &missing)?;
-            extra.push((table, more));
+        changed.retain(|number, entries| !is_as_before(number, entries));
+        let (mut extra, mut new) = (Vec::new(), Vec::new());
+        for (number, entries) in &changed {
+            let wanted = marks(entries);
+            self.announce(*number, entries)?;
+            let held = self.held(*number);
+            let (missing, more) = held.map_or_else(Default::default, |held| {
+                difference(&wanted, held.copy.marks())
+            });
+            if held.is_some_and(|held| held.is_of_size(&wanted, &missing)) {
+                self.write(*number, &missing)?;
+                extra.push((*number, more));
+            } else {
+                new.push((*number, filled(wanted).map_err(failed(maps::DIRECT))?));
+            }
         }
-        for (table, more) in extra {
-            self.remove(table, &more)?;
+        self.put(new)?;
+        for (number, more) in extra {
+            self.remove(number, &more)?;
         }
-        self.direct = before.map(|before| before.into_iter().chain(changed).collect());
+        self.sets.told = before.map(|before| before.into_iter().chain(changed).collect());
         Ok(())
     }
 
-    /// Removes the direct entries of all policies but these, which are written.
+    /// Removes all sets but these, which are written.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn retain_direct(&mut self, entries: &DirectEntries) -> Result<(), EnforcerError> {
-        let known = self.direct.as_ref();
-        if known.is_some_and(|known| known.keys().eq(entries.keys())) {
-            return Ok(());
+        self.sets.told = None;
+        let numbers = self.sets.by_number.keys().copied();
+        let gone: Vec<u32> = numbers.filter(|it| !entries.contains_key(it)).collect();
+        if !gone.is_empty() {
+            self.clear(&gone)?;
         }
-        self.direct = None;
-        for table in &TABLES {
-            let written = self.written.marks(table.name);
-            let others = written.filter(|mark| !entries.contains_key(&table.policy(mark)));
-            let others: Vec<_> = others.copied().collect();
-            self.remove(table, &others)?;
-        }
-        self.direct = Some(entries.clone());
+        self.sets.told = Some(entries.clone());
         Ok(())
     }
 
-    fn write(&mut self, table: &Table, marks: &[Mark]) -> Result<(), EnforcerError> {
-        let mut written = Vec::with_capacity(marks.len());
-        let mut outcome = Ok(());
+    /// Takes over what an earlier agent wrote. Where endpoints have a set of which there is no pin,
+    /// or another map's, it is written anew.
+    pub(super) fn adopt_direct(&mut self) -> Result<(), EnforcerError> {
+        let used = state::pinned_sets(&self.pins)?;
+        let used: BTreeSet<u32> = used.into_values().collect();
+        let all: Array<&mut MapData, Prefixes> = self.map(maps::PREFIXES)?;
+        let prefixes = |place: &u32| all.get(place, 0).map(|prefixes| (*place, prefixes));
+        let prefixes: Result<Vec<_>, _> = (1..MAX_SETS).map(|place| prefixes(&place)).collect();
+        let prefixes = prefixes.map_err(state::failed(maps::PREFIXES))?;
+        for (place, prefixes) in prefixes {
+            let held = self.adopted(place).map_err(failed(maps::DIRECT))?;
+            if held.is_none() && !used.contains(&place) {
+                continue;
+            }
+            self.written.note(maps::PREFIXES, &place, &prefixes);
+            let set = Set {
+                place,
+                held,
+                prefixes,
+            };
+            self.sets.by_number.insert(place, set);
+        }
+        Ok(())
+    }
+
+    /// The map that is pinned for a place, if it is the one that is there.
+    fn adopted(&self, place: u32) -> io::Result<Option<Held>> {
+        let Ok(map) = sys::get(&self.set_pin(place)) else {
+            return Ok(None);
+        };
+        let outer = self.written.map(maps::DIRECT);
+        let outer = outer.map_err(|error| io::Error::other(error.to_string()))?;
+        let info = sys::map_info(map.as_fd())?;
+        if !is_in_place(outer, place, info.id) {
+            return Ok(None);
+        }
+        // SAFETY: key and value are those of the map, and any bytes are such.
+        let entries = unsafe { sys::entries::<Mark, u8>(map.as_fd(), info.max_entries) }?;
+        let marks = entries.into_iter().map(|(mark, _)| mark).collect();
+        Held::new(map, marks).map(Some)
+    }
+
+    /// Has the programs look for the prefix lengths of these entries, too. A new set gets its place.
+    fn announce(&mut self, number: u32, entries: &[DirectEntry]) -> Result<(), EnforcerError> {
+        let place = match self.sets.by_number.get(&number) {
+            Some(set) => set.place,
+            None => self.sets.free_place()?,
+        };
+        let set = self.sets.by_number.entry(number).or_insert(Set {
+            place,
+            held: None,
+            prefixes: Prefixes::NONE,
+        });
+        let prefixes = extended(&set.prefixes, entries);
+        if prefixes != set.prefixes {
+            set.prefixes = prefixes;
+            self.set_prefixes(place, &prefixes)?;
+        }
+        Ok(())
+    }
+
+    fn set_prefixes(&mut self, place: u32, prefixes: &Prefixes) -> Result<(), EnforcerError> {
+        let mut map: Array<&mut MapData, Prefixes> = self.map(maps::PREFIXES)?;
+        map.set(place, prefixes, 0)
+            .map_err(state::failed(maps::PREFIXES))?;
+        self.written.note(maps::PREFIXES, &place, prefixes);
+        Ok(())
+    }
+
+    fn held(&self, number: u32) -> Option<&Held> {
+        self.sets.by_number.get(&number)?.held.as_ref()
+    }
+
+    /// Puts full maps in the places of their sets, each at once in the place of what is there. All
+    /// by one call, since the kernel waits for running programs once a call.
+    fn put(&mut self, new: Vec<(u32, Held)>) -> Result<(), EnforcerError> {
+        let outer = self.written.map(maps::DIRECT)?;
+        let there = new.iter().map(|(number, held)| {
+            let place = self.sets.place(*number);
+            (place, held.copy.fd().as_raw_fd())
+        });
+        let put = sys::put_maps(outer, &there.collect::<Vec<_>>());
+        for (number, held) in new {
+            let place = self.sets.place(number);
+            let pinned = match &put {
+                Ok(()) => pin_again(held.copy.fd(), &self.set_pin(place)),
+                Err(_) => Ok(()),
+            };
+            if let Some(set) = self.sets.by_number.get_mut(&number) {
+                // Whether it is there is not known where that has failed: it is written anew then.
+                set.held = put.is_ok().then_some(held);
+            }
+            pinned.map_err(failed(maps::DIRECT))?;
+        }
+        put.map_err(failed(maps::DIRECT))
+    }
+
+    /// Nobody has these sets any more.
+    fn clear(&mut self, numbers: &[u32]) -> Result<(), EnforcerError> {
+        let nothing = filled(Vec::new()).map_err(failed(maps::DIRECT))?;
+        let outer = self.written.map(maps::DIRECT)?;
+        let places: Vec<u32> = numbers.iter().map(|it| self.sets.place(*it)).collect();
+        let map = nothing.copy.fd().as_raw_fd();
+        let there: Vec<_> = places.iter().map(|place| (*place, map)).collect();
+        sys::put_maps(outer, &there).map_err(failed(maps::DIRECT))?;
+        for (number, place) in numbers.iter().zip(places) {
+            match std::fs::remove_file(self.set_pin(place)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed(maps::DIRECT)(error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+            self.set_prefixes(place, &Prefixes::NONE)?;
+            self.sets.by_number.remove(number);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, number: u32, marks: &[Mark]) -> Result<(), EnforcerError> {
+        let Some(held) = self.held_mut(number) else {
+            return Ok(());
+        };
+        let (done, result) = written(held.copy.fd(), marks);
+        held.copy.add(marks[..done].to_vec());
+        result.map_err(failed(maps::DIRECT))
+    }
+
+    fn remove(&mut self, number: u32, marks: &[Mark]) -> Result<(), EnforcerError> {
+        let Some(held) = self.held_mut(number) else {
+            return Ok(());
+        };
         for chunk in marks.chunks(BATCH) {
-            let keys = keys(table, chunk);
-            let map = self.written.map(table.name)?;
-            let (done, result) = sys::update_all(map, &keys, table.key_size, &vec![1; chunk.len()]);
-            written.extend_from_slice(&chunk[..done]);
-            if let Err(error) = result {
-                outcome = Err(refused(table.name, error));
+            let (done, result) =
+                sys::delete_all(held.copy.fd(), chunk.as_flattened(), size_of::<Mark>());
+            held.copy.remove(&chunk[..done]);
+            result.map_err(failed(maps::DIRECT))?;
+        }
+        Ok(())
+    }
+
+    fn held_mut(&mut self, number: u32) -> Option<&mut Held> {
+        self.sets.by_number.get_mut(&number)?.held.as_mut()
+    }
+
+    fn set_pin(&self, place: u32) -> PathBuf {
+        bpffs::map(&self.pins, &pin_name(place))
+    }
+
+    /// Looks whether sets are where they should be and hold what they should, of some sets a call,
+    /// and mends them.
+    pub(super) fn mend_direct(&mut self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut looked = 0;
+        for _ in 0..AT_ONCE.min(self.sets.by_number.len()) {
+            let mut after = self.sets.by_number.range(self.sets.looked + 1..);
+            let Some(number) = after.next().map(|(number, _)| *number) else {
+                self.sets.looked = 0;
+                continue;
+            };
+            faults.extend(self.mend_place(number));
+            let place = self.sets.place(number);
+            let Some(held) = self.held_mut(number) else {
+                self.sets.looked = number;
+                continue;
+            };
+            let (count, fault) = held.copy.mend(&pin_name(place));
+            faults.extend(fault);
+            looked += count;
+            // What is large is gone through in several looks.
+            if held.copy.is_gone_through() {
+                self.sets.looked = number;
+            }
+            if looked >= MapCopy::AT_ONCE {
                 break;
             }
         }
-        self.written.add_marks(table.name, written);
-        outcome
+        faults
     }
 
-    fn remove(&mut self, table: &Table, marks: &[Mark]) -> Result<(), EnforcerError> {
-        for chunk in marks.chunks(BATCH) {
-            let map = self.written.map(table.name)?;
-            let (done, result) = sys::delete_all(map, &keys(table, chunk), table.key_size);
-            self.written.remove_marks(table.name, &chunk[..done]);
-            result.map_err(|error| refused(table.name, error))?;
+    fn mend_place(&self, number: u32) -> Option<Fault> {
+        let set = self.sets.by_number.get(&number)?;
+        let held = set.held.as_ref()?;
+        let outer = self.written.map(maps::DIRECT).ok()?;
+        let pin = self.set_pin(set.place);
+        let what = if !is_in_place(outer, set.place, held.id) {
+            "it was gone or another"
+        } else if !sys::get(&pin).is_ok_and(|map| sys::id(map.as_fd()).is_ok_and(|id| id == held.id))
+        {
+            "its pin was gone or another's"
+        } else {
+            return None;
+        };
+        let mended = sys::put_map(outer, set.place, held.copy.fd())
+            .and_then(|()| pin_again(held.copy.fd(), &pin));
+        Some(Fault {
+            endpoint: None,
+            what: format!("map {}: {what}", pin_name(set.place)),
+            failed: mended.err().map(|error| error.to_string()),
+        })
+    }
+}
+
+/// Fills a set where there is no instance: for tests and measurements. Nothing is pinned.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn give(ebpf: &mut aya::Ebpf, place: u32, entries: &[DirectEntry]) -> io::Result<OwnedFd> {
+    let marks = marks(entries);
+    let map = sys::map_create(maps::DIRECT, &shape(room(marks.len())))?;
+    written(map.as_fd(), &marks).1?;
+    let Some(aya::maps::Map::ArrayOfMaps(outer)) = ebpf.map(maps::DIRECT) else {
+        return Err(io::ErrorKind::NotFound.into());
+    };
+    sys::put_map(outer.fd().as_fd(), place, map.as_fd())?;
+    let all = ebpf.map_mut(maps::PREFIXES).ok_or(io::ErrorKind::NotFound)?;
+    let mut all: Array<&mut MapData, Prefixes> = all.try_into().map_err(io::Error::other)?;
+    let prefixes = extended(&Prefixes::NONE, entries);
+    all.set(place, prefixes, 0).map_err(io::Error::other)?;
+    Ok(map)
+}
+
+/// The name of a set's pin.
+fn pin_name(place: u32) -> String {
+    format!("{}-{place}", maps::DIRECT)
+}
+
+/// The keys of the entries, in order and each once.
+fn marks(entries: &[DirectEntry]) -> Vec<Mark> {
+    let mut marks: Vec<_> = entries.iter().map(|entry| mark(&entry.key())).collect();
+    marks.sort_unstable();
+    marks.dedup();
+    marks
+}
+
+/// A map of its own size with these entries.
+fn filled(marks: Vec<Mark>) -> io::Result<Held> {
+    let map = sys::map_create(maps::DIRECT, &shape(room(marks.len())))?;
+    written(map.as_fd(), &marks).1?;
+    Held::new(map, marks.into_iter().collect())
+}
+
+/// Writes entries; returns how many were before the first that was refused.
+fn written(map: BorrowedFd<'_>, marks: &[Mark]) -> (usize, io::Result<()>) {
+    let mut done = 0;
+    for chunk in marks.chunks(BATCH) {
+        let (more, result) = sys::update_all(
+            map,
+            chunk.as_flattened(),
+            size_of::<Mark>(),
+            &vec![1; chunk.len()],
+        );
+        done += more;
+        if result.is_err() {
+            return (done, result);
         }
-        Ok(())
     }
-
-    /// Takes over what an earlier agent wrote.
-    pub(super) fn adopt_direct(&mut self) -> Result<(), EnforcerError> {
-        let hosts: aya::maps::HashMap<&mut MapData, DirectKey, u8> =
-            self.map(maps::DIRECT_HOSTS)?;
-        let hosts = hosts.keys().map(|key| Ok(mark(&key?)));
-        let hosts: Result<Vec<_>, MapError> = hosts.collect();
-        let hosts = hosts.map_err(failed(maps::DIRECT_HOSTS))?;
-        let networks: LpmTrie<&mut MapData, DirectKey, u8> = self.map(maps::DIRECT_NETWORKS)?;
-        let networks = networks.keys().map(|key| Ok(mark(&key?)));
-        let networks: Result<Vec<_>, MapError> = networks.collect();
-        let networks = networks.map_err(failed(maps::DIRECT_NETWORKS))?;
-        self.written.add_marks(maps::DIRECT_HOSTS, hosts);
-        self.written.add_marks(maps::DIRECT_NETWORKS, networks);
-        Ok(())
-    }
+    (done, Ok(()))
 }
 
-fn keys(table: &Table, marks: &[Mark]) -> Vec<u8> {
-    let keys = marks.iter().flat_map(|mark| &mark[..table.key_size]);
-    keys.copied().collect()
+/// With the prefix lengths of these entries, those of most entries first; what is known stays where
+/// it is.
+fn extended(known: &Prefixes, entries: &[DirectEntry]) -> Prefixes {
+    let (mut v4, mut v6) = (Counts::new(), Counts::new());
+    for entry in entries {
+        let address = Address::from(entry.network.network());
+        let bits = bits(&entry.network);
+        let counts = match address.is_v4() && bits >= 96 {
+            true => &mut v4,
+            false => &mut v6,
+        };
+        *counts.entry((bits, entry.port == 0)).or_default() += 1;
+    }
+    let mut prefixes = *known;
+    extend(&mut prefixes.v4, v4);
+    extend(&mut prefixes.v6, v6);
+    prefixes
 }
 
-fn refused(name: &'static str, io_error: std::io::Error) -> EnforcerError {
-    failed(name)(MapError::SyscallError(aya::sys::SyscallError {
-        call: "bpf_map_batch",
-        io_error,
-    }))
+/// How many entries there are of a prefix length, for single ports or for every port.
+type Counts = BTreeMap<(u8, bool), usize>;
+
+fn extend(list: &mut [Prefix], counts: Counts) {
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    for ((bits, is_every_port), _) in counts {
+        let prefix = Prefix {
+            bits_and_one: bits + 1,
+            reserved: 0,
+            port_mask: if is_every_port { 0 } else { u16::MAX },
+        };
+        // There is a place for each.
+        let place = list.iter_mut().find(|it| **it == prefix || **it == Prefix::END);
+        if let Some(place) = place {
+            *place = prefix;
+        }
+    }
 }
 
 /// What is wanted and not written, and what is written and not wanted; both in order.
-fn difference<'a>(
-    wanted: &[Mark],
-    written: impl Iterator<Item = &'a Mark>,
-) -> (Vec<Mark>, Vec<Mark>) {
+fn difference(wanted: &[Mark], written: &BTreeSet<Mark>) -> (Vec<Mark>, Vec<Mark>) {
     let (mut missing, mut extra) = (Vec::new(), Vec::new());
     let mut wanted = wanted.iter().copied().peekable();
     for mark in written {
@@ -231,15 +520,6 @@ fn difference<'a>(
     }
     missing.extend(wanted);
     (missing, extra)
-}
-
-/// Adds to a set; where it is much, by building it anew, which is faster and half as large.
-pub(super) fn add(set: &mut BTreeSet<Mark>, more: Vec<Mark>) {
-    if more.len() > set.len() / 16 {
-        set.append(&mut BTreeSet::from_iter(more));
-    } else {
-        set.extend(more);
-    }
 }
 
 #[cfg(test)]
@@ -260,12 +540,77 @@ mod tests {
             (&[1, 2], &[3, 4], &[1, 2], &[3, 4]),
             (&[3, 4], &[1, 2], &[3, 4], &[1, 2]),
         ] {
-            let found = difference(&marks(wanted), marks(written).iter());
+            let written = marks(written).into_iter().collect();
+            let found = difference(&marks(wanted), &written);
             assert_eq!(
                 found,
                 (marks(missing), marks(extra)),
                 "{wanted:?} {written:?}"
             );
         }
+    }
+
+    fn entries(networks: &[(&str, u16)]) -> Vec<DirectEntry> {
+        let networks = networks.iter();
+        let entries = networks.map(|(network, port)| DirectEntry {
+            network: network.parse().unwrap(),
+            protocol: 6,
+            port: *port,
+        });
+        entries.collect()
+    }
+
+    /// Prefix lengths, and whether for every port.
+    fn lists(prefixes: &Prefixes) -> [Vec<(u8, bool)>; 2] {
+        let list = |all: &[Prefix]| {
+            let all = all.iter().take_while(|prefix| **prefix != Prefix::END);
+            all.map(|prefix| (prefix.bits_and_one - 1, prefix.port_mask == 0))
+                .collect()
+        };
+        [list(&prefixes.v4), list(&prefixes.v6)]
+    }
+
+    #[test]
+    fn prefix_lengths_of_most_entries_are_looked_for_first() {
+        let found = extended(
+            &Prefixes::NONE,
+            &entries(&[
+                ("10.0.0.0/8", 443),
+                ("192.0.2.1/32", 443),
+                ("192.0.2.2/32", 443),
+                ("192.0.2.2/32", 0),
+                ("2001:db8::/32", 0),
+                ("::/0", 53),
+            ]),
+        );
+        assert_eq!(
+            lists(&found),
+            [
+                vec![(128, false), (104, false), (128, true)],
+                vec![(0, false), (32, true)]
+            ]
+        );
+    }
+
+    #[test]
+    fn prefix_lengths_that_are_looked_for_stay_where_they_are() {
+        let first = extended(&Prefixes::NONE, &entries(&[("10.0.0.0/8", 443)]));
+        let more = entries(&[("192.0.2.1/32", 0), ("192.0.2.2/32", 0), ("10.0.0.0/8", 0)]);
+        assert_eq!(
+            lists(&extended(&first, &more))[0],
+            [(104, false), (128, true), (104, true)]
+        );
+        assert_eq!(lists(&extended(&first, &[])), lists(&first));
+    }
+
+    #[test]
+    fn there_is_a_place_for_every_prefix_length() {
+        let v4 = (0..=32).map(|bits| format!("0.0.0.0/{bits}"));
+        let v6 = (0..=128).map(|bits| format!("::/{bits}"));
+        let all: Vec<String> = v4.chain(v6).collect();
+        let all = all.iter().flat_map(|it| [(it.as_str(), 1), (it, 0)]);
+        let all: Vec<(&str, u16)> = all.collect();
+        let [v4, v6] = lists(&extended(&Prefixes::NONE, &entries(&all)));
+        assert_eq!((v4.len(), v6.len()), (66, 258));
     }
 }

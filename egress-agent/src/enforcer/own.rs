@@ -352,9 +352,9 @@ fn begin(endpoint: u32, maps: Vec<(OwnedFd, u32)>) -> io::Result<Own> {
     Ok(own)
 }
 
-/// Whether the map of this id is an endpoint's in an array of maps.
-fn is_in_place(outer: BorrowedFd<'_>, endpoint: u32, id: u32) -> bool {
-    let found = sys::lookup(outer, &endpoint.to_ne_bytes(), size_of::<u32>());
+/// Whether the map of this id is at a place of an array of maps.
+pub(super) fn is_in_place(outer: BorrowedFd<'_>, place: u32, id: u32) -> bool {
+    let found = sys::lookup(outer, &place.to_ne_bytes(), size_of::<u32>());
     found.is_ok_and(|found| found.as_deref() == Some(&id.to_ne_bytes()))
 }
 

@@ -1,7 +1,7 @@
 //! What the maps hold: the instance's configuration, endpoints, links, networks.
 
 use crate::enforcer::{
-    Enforcer, EnforcerError, bpffs, cgroup::CgroupId, direct::DirectEntry, node,
+    Enforcer, EnforcerError, bpffs, cgroup::CgroupId, direct::{DirectEntry, bits}, node,
 };
 use aya::{
     Pod,
@@ -11,7 +11,7 @@ use egress_common::{
     address::Address,
     attempt::TCP,
     endpoint::{Endpoint, Gateway, LINK_ADDRESSES, Link, MAX_ENDPOINTS},
-    maps::{self, AddressKey, Class, Config, DirectKey, NEXT_HOP, OWN},
+    maps::{self, AddressKey, Class, Config, NEXT_HOP, OWN, ReplyKey},
 };
 use ipnet::IpNet;
 use std::{
@@ -94,7 +94,7 @@ impl Enforcer {
         }
         let endpoint = Endpoint {
             id: state.id,
-            policy: state.policy,
+            direct: self.sets.place(state.policy),
             mode: state.mode,
             flags: state.flags,
             reserved: [0; 2],
@@ -176,14 +176,14 @@ impl Enforcer {
     ) -> Result<(), EnforcerError> {
         let mut wanted = HashSet::new();
         for (id, entry) in entries {
-            let key = entry.prefix_key(*id);
+            let key = entry.reply_key(*id);
             self.insert_prefix(maps::REPLIES, &key, 1)?;
             wanted.insert((key.prefix_len(), key.data()));
         }
-        let gone = self.retain_prefixes::<DirectKey>(maps::REPLIES, |key| {
+        let gone = self.retain_prefixes::<ReplyKey>(maps::REPLIES, |key| {
             wanted.contains(&(key.prefix_len(), key.data()))
         })?;
-        let lost: BTreeSet<_> = gone.iter().map(|key| key.data().policy).collect();
+        let lost: BTreeSet<_> = gone.iter().map(|key| key.data().endpoint).collect();
         for id in lost {
             self.retain_flows(id, |key, _| {
                 let remote = key.remote.to_ip();
@@ -205,7 +205,10 @@ impl Enforcer {
     pub fn set_networks(&mut self, networks: &[(IpNet, Class)]) -> Result<(), EnforcerError> {
         let wanted: Vec<_> = networks
             .iter()
-            .map(|(network, class)| (prefix(network), Address::from(network.network()), *class))
+            .map(|(network, class)| {
+                let bits = u32::from(bits(network));
+                (bits, Address::from(network.network()), *class)
+            })
             .collect();
         for (bits, address, class) in &wanted {
             let key = Key::new(*bits, *address);
@@ -309,8 +312,8 @@ pub fn pinned_ids(pins: &Path) -> Result<BTreeMap<u64, u32>, EnforcerError> {
     map.iter().collect::<Result<_, _>>().map_err(failed)
 }
 
-/// The policies' numbers that an earlier agent gave, by endpoint.
-pub fn pinned_policies(pins: &Path) -> Result<BTreeMap<u32, u32>, EnforcerError> {
+/// The sets of direct entries that an earlier agent gave, by endpoint.
+pub fn pinned_sets(pins: &Path) -> Result<BTreeMap<u32, u32>, EnforcerError> {
     let pin = bpffs::map(pins, maps::ENDPOINTS);
     if !pin.exists() {
         return Ok(BTreeMap::new());
@@ -320,7 +323,7 @@ pub fn pinned_policies(pins: &Path) -> Result<BTreeMap<u32, u32>, EnforcerError>
     let map: Array<_, Endpoint> = Array::try_from(aya::maps::Map::Array(map)).map_err(&failed)?;
     let endpoints: Vec<Endpoint> = map.iter().collect::<Result<_, _>>().map_err(failed)?;
     let endpoints = endpoints.into_iter().filter(|endpoint| endpoint.id != 0);
-    Ok(endpoints.map(|it| (it.id, it.policy)).collect())
+    Ok(endpoints.map(|it| (it.id, it.direct)).collect())
 }
 
 /// A number that no other agent or moment has had.
@@ -367,13 +370,5 @@ pub(super) fn failed(name: &'static str) -> impl Fn(aya::maps::MapError) -> Enfo
     move |source| EnforcerError::Map {
         name,
         source: Box::new(source),
-    }
-}
-
-/// The prefix length of a network in the mapped form.
-pub(super) fn prefix(network: &IpNet) -> u32 {
-    match network {
-        IpNet::V4(network) => 96 + u32::from(network.prefix_len()),
-        IpNet::V6(network) => u32::from(network.prefix_len()),
     }
 }

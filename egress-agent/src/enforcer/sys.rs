@@ -142,6 +142,8 @@ pub(super) struct MapInfo {
     pub(super) key_size: u32,
     /// Bytes.
     pub(super) value_size: u32,
+    /// How many there may be.
+    pub(super) max_entries: u32,
 }
 
 /// What of struct bpf_prog_info comes before and after its id.

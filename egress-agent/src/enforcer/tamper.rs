@@ -3,45 +3,21 @@
 //! privilege do not do it unseen.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     fs, io,
-    ops::Bound,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, OwnedFd},
         unix::fs::MetadataExt,
     },
     path::{Path, PathBuf},
 };
 
 use aya::programs::Program;
-use egress_common::maps;
 
 use crate::enforcer::{
-    Enforcer, EnforcerError,
+    Enforcer,
     attach::{Hook, LINK_HOOKS, pin},
-    bpffs, direct, load_program, sys,
+    load_program, sys,
 };
-
-/// The maps that the enforcer alone writes.
-const WATCHED: [&str; 10] = [
-    maps::CONFIG,
-    maps::ENDPOINTS,
-    maps::CGROUPS,
-    maps::LINKS,
-    maps::ADDRESSES,
-    maps::DIRECT_HOSTS,
-    maps::DIRECT_NETWORKS,
-    maps::NETWORKS,
-    maps::REPLIES,
-    maps::OWNERS,
-];
-
-/// BPF_MAP_TYPE_ARRAY (include/uapi/linux/bpf.h): all its keys are always there.
-const ARRAY: u32 = 2;
-
-/// Entries of one map that one look is at: so that a look at full maps takes some ten
-/// milliseconds. Larger maps are gone through in several.
-const ENTRIES: usize = 2_048;
 
 /// A link that is attached, and what it should be.
 #[derive(Debug)]
@@ -108,169 +84,6 @@ pub struct Fault {
     pub failed: Option<String>,
 }
 
-/// What the enforcer has written into its maps.
-pub(super) struct Written(BTreeMap<&'static str, Copy>);
-
-/// What one map shall hold.
-struct Copy {
-    map: OwnedFd,
-    info: sys::MapInfo,
-    entries: Entries,
-    /// The last of the map's keys that was looked at.
-    key: Option<Vec<u8>>,
-    /// The last of the entries that was looked at.
-    entry: Option<Vec<u8>>,
-}
-
-/// What a map shall hold, by key.
-enum Entries {
-    /// Any values.
-    Any(BTreeMap<Vec<u8>, Vec<u8>>),
-    /// Of which only presence counts: each value is one byte, 1. A million take some 40 MB.
-    Marks(BTreeSet<Mark>),
-}
-
-/// A key of such a map; zeroes follow one that is shorter.
-pub(super) type Mark = [u8; 28];
-
-/// A key as a mark.
-pub(super) fn mark<K: aya::Pod>(key: &K) -> Mark {
-    const { assert!(size_of::<K>() <= size_of::<Mark>()) };
-    let mut mark = [0; size_of::<Mark>()];
-    mark[..size_of::<K>()].copy_from_slice(sys::bytes(key));
-    mark
-}
-
-fn padded(key: &[u8]) -> Mark {
-    let mut mark = [0; size_of::<Mark>()];
-    mark[..key.len()].copy_from_slice(key);
-    mark
-}
-
-impl Entries {
-    fn of(name: &str) -> Self {
-        match name {
-            maps::DIRECT_HOSTS | maps::DIRECT_NETWORKS => Self::Marks(BTreeSet::new()),
-            _ => Self::Any(BTreeMap::new()),
-        }
-    }
-
-    fn contains(&self, key: &[u8]) -> bool {
-        match self {
-            Self::Any(entries) => entries.contains_key(key),
-            Self::Marks(marks) => marks.contains(&padded(key)),
-        }
-    }
-
-    /// Up to [`ENTRIES`] keys and their values, from after a key or from the first.
-    fn after(&self, key: Option<&[u8]>, key_size: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
-        match self {
-            Self::Any(entries) => {
-                let from = key.map_or(Bound::Unbounded, Bound::Excluded);
-                let rest = entries.range::<[u8], _>((from, Bound::Unbounded));
-                let some = rest.take(ENTRIES);
-                some.map(|(key, value)| (key.clone(), value.clone()))
-                    .collect()
-            }
-            Self::Marks(marks) => {
-                let key = key.map(padded);
-                let from = key.map_or(Bound::Unbounded, Bound::Excluded);
-                let some = marks.range((from, Bound::Unbounded)).take(ENTRIES);
-                some.map(|mark| (mark[..key_size].to_vec(), vec![1]))
-                    .collect()
-            }
-        }
-    }
-}
-
-impl Written {
-    /// Of the maps that are pinned; nothing is written yet.
-    pub(super) fn open(pins: &Path) -> Result<Self, EnforcerError> {
-        let copies = maps::PINNED.iter().map(|name| {
-            let path = bpffs::map(pins, name);
-            let open = || -> io::Result<_> {
-                let map = sys::get(&path)?;
-                let info = sys::map_info(map.as_fd())?;
-                Ok((map, info))
-            };
-            let (map, info) = open().map_err(|source| EnforcerError::Pin {
-                path: path.clone(),
-                source,
-            })?;
-            let copy = Copy {
-                map,
-                info,
-                entries: Entries::of(name),
-                key: None,
-                entry: None,
-            };
-            Ok::<_, EnforcerError>((*name, copy))
-        });
-        Ok(Self(copies.collect::<Result<_, _>>()?))
-    }
-
-    /// A map's descriptor, whatever has become of its pin.
-    pub(super) fn map(&self, name: &'static str) -> Result<BorrowedFd<'_>, EnforcerError> {
-        let copy = self.0.get(name).ok_or(EnforcerError::Missing(name))?;
-        Ok(copy.map.as_fd())
-    }
-
-    /// Notes what was written.
-    pub(super) fn note<K: aya::Pod, V: aya::Pod>(&mut self, name: &str, key: &K, value: &V) {
-        if let Some(Copy {
-            entries: Entries::Any(entries),
-            ..
-        }) = self.0.get_mut(name)
-        {
-            entries.insert(sys::bytes(key).to_vec(), sys::bytes(value).to_vec());
-        }
-    }
-
-    /// Forgets what was removed.
-    pub(super) fn forget<K: aya::Pod>(&mut self, name: &str, key: &K) {
-        if let Some(Copy {
-            entries: Entries::Any(entries),
-            ..
-        }) = self.0.get_mut(name)
-        {
-            entries.remove(sys::bytes(key));
-        }
-    }
-
-    /// The keys of a map of marks, in order.
-    pub(super) fn marks(&self, name: &str) -> impl Iterator<Item = &Mark> {
-        let marks = self.0.get(name).and_then(|copy| match &copy.entries {
-            Entries::Marks(marks) => Some(marks),
-            Entries::Any(_) => None,
-        });
-        marks.into_iter().flatten()
-    }
-
-    /// Notes what was written to a map of marks.
-    pub(super) fn add_marks(&mut self, name: &str, more: Vec<Mark>) {
-        if let Some(marks) = self.marks_mut(name) {
-            direct::add(marks, more);
-        }
-    }
-
-    /// Forgets what was removed from a map of marks.
-    pub(super) fn remove_marks(&mut self, name: &str, gone: &[Mark]) {
-        let Some(marks) = self.marks_mut(name) else {
-            return;
-        };
-        for mark in gone {
-            marks.remove(mark);
-        }
-    }
-
-    fn marks_mut(&mut self, name: &str) -> Option<&mut BTreeSet<Mark>> {
-        match &mut self.0.get_mut(name)?.entries {
-            Entries::Marks(marks) => Some(marks),
-            Entries::Any(_) => None,
-        }
-    }
-}
-
 impl Enforcer {
     /// Looks at everything that this enforcer has attached, pinned and written, and mends what is
     /// another. Call it every second, once all is attached; it takes bounded time.
@@ -279,14 +92,9 @@ impl Enforcer {
         faults.extend(self.mend_order());
         faults.extend(self.mend_filters());
         faults.extend(self.mend_own());
-        let pins = self.pins.clone();
-        let mut changed = Vec::new();
-        for (name, copy) in &mut self.written.0 {
-            faults.extend(copy.mend_pin(name, &bpffs::map(&pins, name)));
-            if WATCHED.contains(name) {
-                changed.extend(copy.mend(name));
-            }
-        }
+        faults.extend(self.written.mend_pins(&self.pins));
+        let mut changed = self.written.mend();
+        changed.extend(self.mend_direct());
         // What was allowed by what was strange is not allowed any longer.
         if !changed.is_empty()
             && let Err(error) = self.forget_decisions()
@@ -432,106 +240,3 @@ impl Enforcer {
     }
 }
 
-impl Copy {
-    fn mend_pin(&self, name: &str, path: &Path) -> Option<Fault> {
-        let pinned = sys::get(path).and_then(|map| sys::id(map.as_fd()));
-        if pinned.is_ok_and(|id| id == self.info.id) {
-            return None;
-        }
-        let again = pin(self.map.as_fd(), path);
-        Some(Fault {
-            endpoint: None,
-            what: format!("map {name}: its pin was gone or another's"),
-            failed: again.err().map(|error| error.to_string()),
-        })
-    }
-
-    fn mend(&mut self, name: &str) -> Option<Fault> {
-        let mut found = Found::default();
-        let looked = self
-            .mend_entries(&mut found)
-            .and_then(|()| self.remove_strange(&mut found));
-        let what = match (found.is_nothing(), &looked) {
-            (true, Ok(())) => return None,
-            (true, Err(_)) => format!("map {name}: it cannot be read"),
-            (false, _) => format!("map {name}: {found}"),
-        };
-        Some(Fault {
-            endpoint: None,
-            what,
-            failed: looked.err().map(|error| error.to_string()),
-        })
-    }
-
-    /// What was written and is another, or is not there.
-    fn mend_entries(&mut self, found: &mut Found) -> io::Result<()> {
-        let (map, size) = (self.map.as_fd(), self.info.value_size as usize);
-        let key_size = self.info.key_size as usize;
-        let some = self.entries.after(self.entry.as_deref(), key_size);
-        let is_last = some.len() < ENTRIES;
-        let mut last = None;
-        for (key, mut value) in some {
-            let present = sys::lookup(map, &key, size)?;
-            if present.as_ref() != Some(&value) {
-                match present {
-                    Some(_) => found.changed += 1,
-                    None => found.missing += 1,
-                }
-                sys::update(map, &key, &mut value)?;
-            }
-            last = Some(key);
-        }
-        self.entry = last.filter(|_| !is_last);
-        Ok(())
-    }
-
-    /// What is there and nobody has written.
-    fn remove_strange(&mut self, found: &mut Found) -> io::Result<()> {
-        if self.info.kind == ARRAY {
-            return Ok(());
-        }
-        let (map, size) = (self.map.as_fd(), self.info.key_size as usize);
-        for _ in 0..ENTRIES {
-            let next = sys::next_key(map, self.key.as_deref(), size)?;
-            let Some(key) = next else {
-                self.key = None;
-                return Ok(());
-            };
-            if self.entries.contains(&key) {
-                self.key = Some(key);
-            } else {
-                found.strange += 1;
-                sys::delete(map, &key)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What a look at a map has found.
-#[derive(Debug, Default)]
-struct Found {
-    changed: usize,
-    missing: usize,
-    strange: usize,
-}
-
-impl Found {
-    fn is_nothing(&self) -> bool {
-        self.changed + self.missing + self.strange == 0
-    }
-}
-
-impl std::fmt::Display for Found {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            changed,
-            missing,
-            strange,
-        } = self;
-        write!(
-            f,
-            "{changed} entries were changed, {missing} were missing, {strange} were strange to it"
-        )
-    }
-}

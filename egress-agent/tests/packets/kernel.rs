@@ -8,12 +8,12 @@ use aya::{
     maps::{Array, ArrayOfMaps, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
     programs::{CgroupSkb, SchedClassifier},
 };
-use egress_agent::enforcer::{OBJECT, own};
+use egress_agent::enforcer::{OBJECT, direct, own};
 use egress_common::{
     address::Address,
     endpoint::Endpoint,
     event::{ReportKey, ReportWindow},
-    maps::{self, AddressKey, Config, DirectKey, MAX_COUNTERS, OWN, counter},
+    maps::{self, AddressKey, Config, MAX_COUNTERS, OWN, counter},
     origin::{Origin, OriginQuery, Published},
     verdict::DropReason,
 };
@@ -243,21 +243,8 @@ impl Kernel {
     }
 
     fn set_direct(&mut self) {
-        for (policy, protocol, text, port) in scene::DIRECT {
-            let network = scene::network(text);
-            let key = DirectKey {
-                policy,
-                port,
-                protocol,
-                reserved: 0,
-                address: network.network().into(),
-            };
-            if network.prefix_len() == network.max_prefix_len() {
-                self.insert(maps::DIRECT_HOSTS, key, 1_u8);
-            } else {
-                let key = Key::new(DirectKey::HEAD_BITS + bits(&network), key);
-                self.insert_network(maps::DIRECT_NETWORKS, &key, 1);
-            }
+        for (set, entries) in scene::direct() {
+            direct::give(&mut self.0, set, &entries).unwrap();
         }
     }
 }

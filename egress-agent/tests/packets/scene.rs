@@ -1,8 +1,9 @@
-//! One endpoint, its link and its policy, the gateway, node and cluster: what the maps hold, and
+//! One endpoint, its link and its direct entries, the gateway, node and cluster: what the maps hold, and
 //! the same tables for the parser and the decision in user space.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
+use egress_agent::enforcer::direct::DirectEntry;
 use egress_common::{
     address::Address,
     attempt::Attempt,
@@ -17,7 +18,7 @@ use ipnet::IpNet;
 
 /// The endpoint's id; 2 is an empty slot.
 pub(crate) const ID: u32 = 1;
-pub(crate) const POLICY: u32 = 7;
+pub(crate) const SET: u32 = 7;
 
 pub(crate) const MAC: [u8; 6] = [2, 0, 0, 0, 0, 5];
 pub(crate) const NEXT_HOP_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -57,14 +58,29 @@ pub(crate) const NETWORKS: [(&str, Class); 4] = [
     ("fd00::1/128", Class::Node),
 ];
 
-/// Policy, protocol, network, port (0 for every port). The last one is another policy's.
+/// Set, protocol, network, port (0 for every port). The last one is of another set.
 pub(crate) const DIRECT: [(u32, u8, &str, u16); 5] = [
-    (POLICY, 6, "10.9.0.9/32", 5_432),
-    (POLICY, 6, "fd00:9::9/128", 5_432),
-    (POLICY, 17, "10.8.0.0/16", 0),
-    (POLICY, 6, "fd00:8::/32", 9_000),
-    (POLICY + 1, 6, "10.9.0.10/32", 5_432),
+    (SET, 6, "10.9.0.9/32", 5_432),
+    (SET, 6, "fd00:9::9/128", 5_432),
+    (SET, 17, "10.8.0.0/16", 0),
+    (SET, 6, "fd00:8::/32", 9_000),
+    (SET + 1, 6, "10.9.0.10/32", 5_432),
 ];
+
+/// The same by set, as the enforcer takes them.
+pub(crate) fn direct() -> BTreeMap<u32, Vec<DirectEntry>> {
+    let mut sets = BTreeMap::<_, Vec<_>>::new();
+    for (set, protocol, text, port) in DIRECT {
+        let network = network(text);
+        let entry = DirectEntry {
+            network,
+            protocol,
+            port,
+        };
+        sets.entry(set).or_default().push(entry);
+    }
+    sets
+}
 
 pub(crate) fn address(text: &str) -> Address {
     text.parse::<IpAddr>().unwrap().into()
@@ -78,7 +94,7 @@ pub(crate) fn network(text: &str) -> IpNet {
 pub(crate) fn endpoint() -> Endpoint {
     Endpoint {
         id: ID,
-        policy: POLICY,
+        direct: SET,
         mode: MODE_ENFORCE,
         ..Endpoint::NONE
     }
@@ -130,9 +146,9 @@ pub(crate) fn judge_packet(frame: &[u8]) -> (Verdict, Attempt) {
 struct Model;
 
 impl Tables for Model {
-    fn is_direct(&self, policy: u32, attempt: &Attempt) -> bool {
+    fn is_direct(&self, set: u32, attempt: &Attempt) -> bool {
         DIRECT.iter().any(|(of, protocol, to, port)| {
-            *of == policy
+            *of == set
                 && *protocol == attempt.protocol
                 && (*port == 0 || *port == attempt.destination_port)
                 && network(to).contains(&attempt.destination.to_ip())

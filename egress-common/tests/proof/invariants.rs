@@ -6,7 +6,7 @@ mod frame;
 pub(crate) use call::on_call;
 pub(crate) use frame::on_frame;
 
-use super::world::{ENDPOINT, POLICY, World};
+use super::world::{ENDPOINT, SET, World};
 
 /// The same world with each one thing less that is there to allow something.
 fn poorer(world: &World) -> Vec<World> {
@@ -40,7 +40,7 @@ fn equal(world: &World) -> [World; 2] {
     let mut other_mode = world.clone();
     other_mode.mode ^= 1;
     let mut alone = world.clone();
-    alone.direct.retain(|entry| entry.policy == POLICY);
+    alone.direct.retain(|entry| entry.set == SET);
     alone.flows.retain(|flow| flow.endpoint == ENDPOINT);
     [other_mode, alone]
 }

@@ -13,8 +13,8 @@ use egress_common::{
 
 /// The endpoint that is judged.
 pub(crate) const ENDPOINT: u32 = 1;
-/// Its policy.
-pub(crate) const POLICY: u32 = 7;
+/// Its set of direct entries.
+pub(crate) const SET: u32 = 7;
 
 /// An address and the bits of it that count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub(crate) enum Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Direct {
     /// Whose.
-    pub(crate) policy: u32,
+    pub(crate) set: u32,
     /// Where to.
     pub(crate) network: Network,
     /// The IP protocol number.
@@ -118,7 +118,7 @@ impl World {
     pub(crate) fn endpoint(&self) -> Endpoint {
         Endpoint {
             id: ENDPOINT,
-            policy: POLICY,
+            direct: SET,
             mode: self.mode,
             flags: self.flags,
             ..Endpoint::NONE
@@ -150,10 +150,10 @@ impl World {
         }
     }
 
-    /// Whether a direct entry of the endpoint's policy is for this.
+    /// Whether a direct entry of the endpoint's set is for this.
     pub(crate) fn goes_direct(&self, protocol: u8, to: IpAddr, port: u16) -> bool {
         self.direct.iter().any(|entry| {
-            entry.policy == POLICY
+            entry.set == SET
                 && entry.protocol == protocol
                 && entry.network.contains(to)
                 && [0, port].contains(&entry.port)
@@ -181,9 +181,9 @@ impl World {
 
 /// What the decision under test asks.
 impl Tables for World {
-    fn is_direct(&self, policy: u32, attempt: &Attempt) -> bool {
+    fn is_direct(&self, set: u32, attempt: &Attempt) -> bool {
         let to = attempt.destination.to_ip();
-        policy == POLICY && self.goes_direct(attempt.protocol, to, attempt.destination_port)
+        set == SET && self.goes_direct(attempt.protocol, to, attempt.destination_port)
     }
 
     fn role_of(&self, endpoint: u32, address: &Address) -> u8 {

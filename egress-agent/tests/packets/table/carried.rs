@@ -101,7 +101,7 @@ fn places() -> Vec<Case> {
         (Cluster, "direct network, TCP", syn("10.8.3.4", 9_999)),
         (
             Cluster,
-            "another policy's direct host",
+            "a direct host of another set",
             syn("10.9.0.10", 5_432),
         ),
         (MetadataService, "metadata, v4", syn("169.254.169.254", 80)),

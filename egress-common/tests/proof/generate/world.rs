@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use super::{
     super::{
         choices::Choices,
-        world::{Direct, ENDPOINT, Flow, Network, POLICY, Place, World},
+        world::{Direct, ENDPOINT, Flow, Network, Place, SET, World},
     },
     pool,
 };
@@ -85,7 +85,7 @@ fn direct(from: &mut Choices<'_>, world: &World) -> Direct {
         [128, 64, 10, 0]
     };
     Direct {
-        policy: from.mostly(POLICY, 8, |_| POLICY + 1),
+        set: from.mostly(SET, 8, |_| SET + 1),
         network: Network {
             address,
             bits: from.pick(&lengths),
