@@ -84,7 +84,7 @@ pub(crate) fn passes(ctx: &SkBuffContext) -> bool {
                 maps::count(counted, 0);
             }
             if lasts {
-                let storage = identify::storage_of_packet_or_new(&skb);
+                let storage = identify::made(storage, &skb);
                 remember::<AT_EGRESS>(storage, &attempt, &seen, counted);
             }
             lasts || counted == 0 || gateway::publish(&attempt, endpoint, socket.as_deref())

@@ -59,9 +59,12 @@ pub(crate) fn storage_of_packet(skb: &Skb) -> *mut Socket {
     found.map_or(core::ptr::null_mut(), core::ptr::from_mut)
 }
 
-/// The same, made where there is none, with nothing known of the socket.
+/// The storage, made where there is none, with nothing known of the socket.
 #[inline(always)]
-pub(crate) fn storage_of_packet_or_new(skb: &Skb) -> *mut Socket {
+pub(crate) fn made(storage: *mut Socket, skb: &Skb) -> *mut Socket {
+    if !storage.is_null() {
+        return storage;
+    }
     // SAFETY: as above.
     let found = unsafe { maps::socket_or_new(skb.sock()) };
     found.map_or(core::ptr::null_mut(), core::ptr::from_mut)

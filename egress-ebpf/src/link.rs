@@ -71,7 +71,7 @@ pub(crate) fn passes(ctx: &TcContext) -> bool {
         Verdict::Allow => {
             maps::count(endpoint.id, 0);
             if outcome.lasts() {
-                let storage = identify::storage_of_packet_or_new(&skb);
+                let storage = identify::made(storage, &skb);
                 remember::<AT_LINK>(storage, &attempt, &seen, endpoint.id);
                 return true;
             }

@@ -147,8 +147,8 @@ struct Search<const N: usize> {
     found: bool,
 }
 
-/// One look-up for each prefix length. By a helper that calls a function for each: the verifier would
-/// walk a loop as often as there may be any.
+/// One look-up for each prefix length. After the first, which most entries have, by a helper that calls
+/// a function for each: the verifier would walk a loop as often as there may be any.
 #[inline(always)]
 fn is_within<const N: usize>(
     prefixes: &[Prefix; N],
@@ -163,22 +163,27 @@ fn is_within<const N: usize>(
         protocol: attempt.protocol,
         found: false,
     };
-    let callback: extern "C" fn(u64, *mut Search<N>) -> i64 = look_up::<N>;
+    let first: *mut Search<N> = &raw mut search;
+    if look_up(0, first) != 0 {
+        return search.found;
+    }
+    let callback: extern "C" fn(u64, *mut Search<N>) -> i64 = look_up_next::<N>;
     // SAFETY: a function of the kind that the helper takes, and what that gets as its context.
     unsafe {
-        bpf_loop(
-            N as u32,
-            callback as *mut c_void,
-            (&raw mut search).cast(),
-            0,
-        );
+        bpf_loop(N as u32 - 1, callback as *mut c_void, first.cast(), 0);
         (&raw const search.found).read_volatile()
     }
 }
 
-/// Looks the destination up by one prefix length. 1 ends the search.
+/// What the helper calls, from 0.
 #[inline(never)]
-extern "C" fn look_up<const N: usize>(at: u64, search: *mut Search<N>) -> i64 {
+extern "C" fn look_up_next<const N: usize>(at: u64, search: *mut Search<N>) -> i64 {
+    look_up(at + 1, search)
+}
+
+/// Looks the destination up by one prefix length. 1 ends the search.
+#[inline(always)]
+fn look_up<const N: usize>(at: u64, search: *mut Search<N>) -> i64 {
     const END: i64 = 1;
     // SAFETY: [`is_within`] gives what it has on its stack, which holds a map and its value.
     unsafe {
