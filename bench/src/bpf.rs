@@ -88,13 +88,7 @@ pub(crate) fn trie(key_size: u32, entries: u32) -> Result<OwnedFd> {
     create(LPM_TRIE, key_size, 1, entries, NO_PREALLOC)
 }
 
-fn create(
-    kind: u32,
-    key_size: u32,
-    value_size: u32,
-    entries: u32,
-    flags: u32,
-) -> Result<OwnedFd> {
+fn create(kind: u32, key_size: u32, value_size: u32, entries: u32, flags: u32) -> Result<OwnedFd> {
     let mut words = [0_u32; 16];
     words[..5].copy_from_slice(&[kind, key_size, value_size, entries, flags]);
     let map = bpf(MAP_CREATE, &mut words).context("could not make a map")?;

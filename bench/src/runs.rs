@@ -132,7 +132,12 @@ fn at(entries: u32, endpoints: u32, effort: Effort, table: &mut Table) -> Result
         ),
         ("UDP denied, random addresses", turned(to_hosts, &nowhere)?),
     ];
-    let mut cases = cases(&with_hosts, to_networks, bare_hash.as_fd(), bare_trie.as_fd())?;
+    let mut cases = cases(
+        &with_hosts,
+        to_networks,
+        bare_hash.as_fd(),
+        bare_trie.as_fd(),
+    )?;
     cases.extend(turns.iter().map(|(name, turn)| Case {
         name,
         program: turn.program.as_fd(),
@@ -288,7 +293,9 @@ fn trie(entries: u32) -> Result<OwnedFd> {
     let map = bpf::trie(trie_key([0; 4], 0).len() as u32, entries)?;
     let all: Vec<u32> = (0..entries).collect();
     for some in all.chunks(4_096) {
-        let keys = some.iter().map(|n| trie_key(network(*n), NETWORK_BITS + 96));
+        let keys = some
+            .iter()
+            .map(|n| trie_key(network(*n), NETWORK_BITS + 96));
         let keys: Vec<u8> = keys.flatten().collect();
         bpf::update_all(map.as_fd(), &keys, &vec![1; some.len()], some.len())?;
     }

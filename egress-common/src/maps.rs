@@ -49,25 +49,8 @@ pub const EVENTS: &str = "EVENTS";
 
 /// Every map that is pinned. aya-log's own ring is not among them: each agent has its own.
 pub const PINNED: &[&str] = &[
-    CONFIG,
-    ENDPOINTS,
-    CGROUPS,
-    LINKS,
-    ADDRESSES,
-    DIRECT,
-    PREFIXES,
-    NETWORKS,
-    REPLIES,
-    OWNERS,
-    PORTS,
-    FLOWS,
-    OPENING,
-    ORIGINS,
-    SOCKETS,
-    ACCEPTED,
-    COUNTERS,
-    REPORTS,
-    EVENTS,
+    CONFIG, ENDPOINTS, CGROUPS, LINKS, ADDRESSES, DIRECT, PREFIXES, NETWORKS, REPLIES, OWNERS,
+    PORTS, FLOWS, OPENING, ORIGINS, SOCKETS, ACCEPTED, COUNTERS, REPORTS, EVENTS,
 ];
 
 /// Those of [`PINNED`] that hold a map for each endpoint, which is pinned as `<map>-<endpoint id>`.

@@ -17,9 +17,9 @@ use egress_common::{
     endpoint::{Endpoint, Link, MAX_ENDPOINTS},
     event::{Event, ReportKey, ReportWindow},
     maps::{
-        AddressKey, Config, DirectKey, Flow, FlowKey, MAX_ADDRESSES, MAX_COUNTERS,
-        MAX_FLOWS, MAX_NETWORKS, MAX_OPENING, MAX_ORIGINS, MAX_PORTS, MAX_REPLIES, MAX_REPORTS,
-        MAX_SETS, Prefix, Prefixes, ReplyKey, counter, port,
+        AddressKey, Config, DirectKey, Flow, FlowKey, MAX_ADDRESSES, MAX_COUNTERS, MAX_FLOWS,
+        MAX_NETWORKS, MAX_OPENING, MAX_ORIGINS, MAX_PORTS, MAX_REPLIES, MAX_REPORTS, MAX_SETS,
+        Prefix, Prefixes, ReplyKey, counter, port,
     },
     origin::{Origin, OriginQuery, Published},
     socket::Socket,
@@ -150,11 +150,7 @@ struct Search<const N: usize> {
 /// One look-up for each prefix length. After the first, which most entries have, by a helper that calls
 /// a function for each: the verifier would walk a loop as often as there may be any.
 #[inline(always)]
-fn is_within<const N: usize>(
-    prefixes: &[Prefix; N],
-    entries: &Direct,
-    attempt: &Attempt,
-) -> bool {
+fn is_within<const N: usize>(prefixes: &[Prefix; N], entries: &Direct, attempt: &Attempt) -> bool {
     let mut search = Search {
         prefixes,
         entries,

@@ -184,6 +184,15 @@ impl Map {
         Ok(())
     }
 
+    /// Removes one entry.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn delete(&self, key: &[u8]) -> Result<()> {
+        self.element(MAP_DELETE_ELEM, key.as_ptr(), std::ptr::null_mut())?;
+        Ok(())
+    }
+
     fn element(&self, command: i64, key: *const u8, value: *mut u8) -> Result<bool> {
         let mut words = [0_u32; 8];
         words[0] = self.fd.as_raw_fd() as u32;

@@ -394,7 +394,8 @@ impl Enforcer {
         let pin = self.set_pin(set.place);
         let what = if !is_in_place(outer, set.place, held.id) {
             "it was gone or another"
-        } else if !sys::get(&pin).is_ok_and(|map| sys::id(map.as_fd()).is_ok_and(|id| id == held.id))
+        } else if !sys::get(&pin)
+            .is_ok_and(|map| sys::id(map.as_fd()).is_ok_and(|id| id == held.id))
         {
             "its pin was gone or another's"
         } else {
@@ -422,7 +423,9 @@ pub fn give(ebpf: &mut aya::Ebpf, place: u32, entries: &[DirectEntry]) -> io::Re
         return Err(io::ErrorKind::NotFound.into());
     };
     sys::put_map(outer.fd().as_fd(), place, map.as_fd())?;
-    let all = ebpf.map_mut(maps::PREFIXES).ok_or(io::ErrorKind::NotFound)?;
+    let all = ebpf
+        .map_mut(maps::PREFIXES)
+        .ok_or(io::ErrorKind::NotFound)?;
     let mut all: Array<&mut MapData, Prefixes> = all.try_into().map_err(io::Error::other)?;
     let prefixes = extended(&Prefixes::NONE, entries);
     all.set(place, prefixes, 0).map_err(io::Error::other)?;
@@ -499,7 +502,9 @@ fn extend(list: &mut [Prefix], counts: Counts) {
             port_mask: if is_every_port { 0 } else { u16::MAX },
         };
         // There is a place for each.
-        let place = list.iter_mut().find(|it| **it == prefix || **it == Prefix::END);
+        let place = list
+            .iter_mut()
+            .find(|it| **it == prefix || **it == Prefix::END);
         if let Some(place) = place {
             *place = prefix;
         }

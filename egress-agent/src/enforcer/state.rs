@@ -1,7 +1,10 @@
 //! What the maps hold: the instance's configuration, endpoints, links, networks.
 
 use crate::enforcer::{
-    Enforcer, EnforcerError, bpffs, cgroup::CgroupId, direct::{DirectEntry, bits}, node,
+    Enforcer, EnforcerError, bpffs,
+    cgroup::CgroupId,
+    direct::{DirectEntry, bits},
+    node,
 };
 use aya::{
     Pod,

@@ -145,7 +145,9 @@ impl Written {
     pub(super) fn mend(&mut self) -> Vec<Fault> {
         let all = self.0.iter_mut();
         let watched = all.filter(|(name, _)| WATCHED.contains(name));
-        watched.filter_map(|(name, copy)| copy.mend(name).1).collect()
+        watched
+            .filter_map(|(name, copy)| copy.mend(name).1)
+            .collect()
     }
 }
 
