@@ -1,0 +1,10 @@
+//! The whole gateway in this process, on loopback, with origins that the test makes up.
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "helpers of tests"
+)]
+
+mod connections;
+mod names;
+mod world;
