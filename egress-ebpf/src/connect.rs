@@ -36,9 +36,13 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> bool {
     }
 }
 
-/// `sendmsg4` and `sendmsg6`, for UDP: whether the datagram goes on.
+/// `sendmsg4` and `sendmsg6`: whether the datagram goes on. UDP-Lite comes by here, too, and its
+/// packets are judged as what they are.
 #[inline(always)]
 pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext) -> bool {
+    if context::protocol(ctx) != u32::from(UDP) {
+        return true;
+    }
     judge::<F>(ctx, Layer::Sendmsg, UDP)
 }
 
