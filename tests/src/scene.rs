@@ -120,17 +120,25 @@ pub fn holds(vector: Vector<'_>) -> Result<()> {
 /// # Errors
 /// With what differs.
 pub fn holds_in(scene: &Scene, vector: Vector<'_>) -> Result<()> {
+    holds_by(scene, vector, || scene.pod.attack(vector.attack))
+}
+
+/// The same of whatever does it.
+///
+/// # Errors
+/// With what differs, or as `run`.
+pub fn holds_by(
+    scene: &Scene,
+    vector: Vector<'_>,
+    run: impl Fn() -> Result<Finished>,
+) -> Result<()> {
     let Vector {
         attack,
         to,
         reason,
         times,
     } = vector;
-    scene
-        .pod
-        .attack(attack)?
-        .ok()
-        .context("with nobody enforcing")?;
+    run()?.ok().context("with nobody enforcing")?;
     let arrived = scene.arrived(to)?;
     ensure!(
         !arrived.is_empty(),
@@ -141,7 +149,7 @@ pub fn holds_in(scene: &Scene, vector: Vector<'_>) -> Result<()> {
     scene.capture.clear();
     for _ in 0..ATTEMPTS {
         // Some fail with EPERM, others seem to succeed: what counts is what arrives.
-        scene.pod.attack(attack)?;
+        run()?;
     }
     scene.expect_nothing(to)?;
     let report = agent.records.wait_for("a report", |record| {

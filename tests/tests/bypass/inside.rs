@@ -4,11 +4,11 @@ use crate::once;
 use anyhow::{Context as _, Result, ensure};
 use egress_tests::{
     agent::Config,
-    scene::{self, Scene, holds},
-    world::NODE4,
+    scene::{self, Scene, holds, holds_in},
+    world::{NODE4, NODE6},
 };
 use std::{
-    net::{IpAddr, Ipv4Addr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
@@ -20,6 +20,16 @@ fn the_metadata_service() -> Result<()> {
         metadata,
         "metadata_service",
     ))
+}
+
+#[test]
+fn the_metadata_service_by_ipv6() -> Result<()> {
+    let scene = Scene::new()?;
+    let internet = &scene.world.internet.namespace;
+    internet.ip("route add local fd00:ec2::254/128 dev lo\n")?;
+    let attack = ["udp", "[fd00:ec2::254]:80", "x"];
+    let metadata = "fd00:ec2::254".parse()?;
+    holds_in(&scene, once(&attack, metadata, "metadata_service"))
 }
 
 #[test]
@@ -79,6 +89,27 @@ fn the_nodes_side_of_the_link() -> Result<()> {
 }
 
 #[test]
+fn a_service_of_the_node_by_ipv6() -> Result<()> {
+    let scene = Scene::new()?;
+    let service = scene
+        .world
+        .node
+        .enter(|| UdpSocket::bind((NODE6, 4000)))??;
+    is_out_of_reach(&scene, &service, "node")
+}
+
+#[test]
+fn the_nodes_side_of_the_link_by_ipv6() -> Result<()> {
+    let scene = Scene::new()?;
+    let address = scene.pod.gateway6;
+    let service = scene
+        .world
+        .node
+        .enter(|| UdpSocket::bind((address, 4000)))??;
+    is_out_of_reach(&scene, &service, "node")
+}
+
+#[test]
 fn another_pod() -> Result<()> {
     let scene = Scene::new()?;
     let other = scene.world.pod("shop/other")?;
@@ -100,22 +131,31 @@ fn another_pod_by_ipv6() -> Result<()> {
 
 #[test]
 fn the_gateways_address_on_another_port() -> Result<()> {
+    another_port_of_the_gateway("169.254.64.1".parse()?)
+}
+
+#[test]
+fn the_gateways_ipv6_address_on_another_port() -> Result<()> {
+    another_port_of_the_gateway("fd65:6772:6573::1".parse()?)
+}
+
+fn another_port_of_the_gateway(gateway: IpAddr) -> Result<()> {
     let scene = Scene::new()?;
-    let gateway = Ipv4Addr::new(169, 254, 64, 1);
     let mut agent = scene.enforce(&Config::default())?;
     let service = scene
         .world
         .node
         .enter(|| UdpSocket::bind((gateway, 443)))??;
     service.set_read_timeout(Some(Duration::from_millis(100)))?;
-    scene.pod.attack(&["udp", "169.254.64.1:443", "x"])?;
-    scene.pod.attack(&["tcp", "169.254.64.1:22"])?;
-    scene.pod.attack(&["ping", "169.254.64.1"])?;
+    let at = |port| SocketAddr::new(gateway, port).to_string();
+    scene.pod.attack(&["udp", &at(443), "x"])?;
+    scene.pod.attack(&["tcp", &at(22)])?;
+    scene.pod.attack(&["ping", &gateway.to_string()])?;
     ensure!(service.recv(&mut [0; 16]).is_err(), "the datagram arrived");
     agent.stop()?;
     let reports = agent
         .records
-        .matching(|r| r.kind() == "bypass" && r.is_to(gateway.into()))?;
+        .matching(|r| r.kind() == "bypass" && r.is_to(gateway))?;
     ensure!(reports.len() == 3, "{reports:#?}");
     for report in &reports {
         scene::expect_report(report, &scene, "gateway_port")?;

@@ -1,8 +1,10 @@
 //! Ways around the gateway, one test each. Each proves that the vector arrives while nobody
 //! enforces, that nothing arrives when somebody does, and that one report counts every attempt.
 
+mod calls;
 mod inside;
 mod kernel_made;
+mod moved;
 mod older;
 mod packet_sockets;
 mod raw;

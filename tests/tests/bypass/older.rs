@@ -5,7 +5,7 @@ use egress_tests::{
     agent::Config,
     process::{self, PATIENCE},
     scene::Scene,
-    world::nowhere4,
+    world::{nowhere4, nowhere6},
 };
 use std::{
     io::{Read as _, Write as _},
@@ -21,6 +21,16 @@ fn a_datagram_socket_older_than_the_policy() -> Result<()> {
 #[test]
 fn a_connection_older_than_the_policy() -> Result<()> {
     older_than_the_policy("tcp-held", nowhere4(7), 8443)
+}
+
+#[test]
+fn a_datagram_socket_older_than_the_policy_by_ipv6() -> Result<()> {
+    older_than_the_policy("udp-held", nowhere6(7), 4000)
+}
+
+#[test]
+fn a_connection_older_than_the_policy_by_ipv6() -> Result<()> {
+    older_than_the_policy("tcp-held", nowhere6(7), 8443)
 }
 
 /// Opens, enforces, then speaks: in vain.

@@ -24,6 +24,51 @@ fn a_cooked_frame() -> Result<()> {
 }
 
 #[test]
+fn a_cooked_ipv6_frame() -> Result<()> {
+    frame("frame-cooked", "fd00:1:1::5", nowhere6(7), "direct_udp")
+}
+
+#[test]
+fn a_frame_past_the_queue() -> Result<()> {
+    frame("frame-unqueued", "10.1.1.5", nowhere4(7), "direct_udp")
+}
+
+#[test]
+fn an_ipv6_frame_past_the_queue() -> Result<()> {
+    frame("frame-unqueued", "fd00:1:1::5", nowhere6(7), "direct_udp")
+}
+
+#[test]
+fn a_frame_from_shared_memory() -> Result<()> {
+    frame("frame-ring", "10.1.1.5", nowhere4(7), "direct_udp")
+}
+
+#[test]
+fn an_ipv6_frame_from_shared_memory() -> Result<()> {
+    frame("frame-ring", "fd00:1:1::5", nowhere6(7), "direct_udp")
+}
+
+#[test]
+fn a_frame_by_af_xdp() -> Result<()> {
+    frame("frame-xdp", "10.1.1.5", nowhere4(7), "direct_udp")
+}
+
+#[test]
+fn an_ipv6_frame_by_af_xdp() -> Result<()> {
+    frame("frame-xdp", "fd00:1:1::5", nowhere6(7), "direct_udp")
+}
+
+#[test]
+fn a_frame_that_is_cut_into_datagrams() -> Result<()> {
+    frame("frame-segments", "10.1.1.5", nowhere4(7), "direct_udp")
+}
+
+#[test]
+fn an_ipv6_frame_that_is_cut_into_datagrams() -> Result<()> {
+    frame("frame-segments", "fd00:1:1::5", nowhere6(7), "direct_udp")
+}
+
+#[test]
 fn a_frame_with_a_neighbours_address() -> Result<()> {
     frame("frame", "10.1.2.5", nowhere4(7), "spoofed_address")
 }

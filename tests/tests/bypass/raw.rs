@@ -85,3 +85,30 @@ fn an_ipv6_header_of_ones_own() -> Result<()> {
         "direct_udp",
     ))
 }
+
+#[test]
+fn raw_ipv6_of_another_protocol() -> Result<()> {
+    holds(once(
+        &["raw", "2001:db8:100::7", "252"],
+        nowhere6(7),
+        "other_protocol",
+    ))
+}
+
+#[test]
+fn a_membership_report_that_carries_data() -> Result<()> {
+    holds(once(
+        &["raw", "198.51.100.7", "2"],
+        nowhere4(7),
+        "group_management",
+    ))
+}
+
+#[test]
+fn sctp_by_a_raw_socket() -> Result<()> {
+    holds(once(
+        &["raw", "198.51.100.7", "132"],
+        nowhere4(7),
+        "other_protocol",
+    ))
+}

@@ -5,12 +5,16 @@
     reason = "a command-line tool: what it prints is its result"
 )]
 
+mod calls;
 mod datagram;
 mod flood;
 mod frame;
 mod packet;
 mod raw;
+mod ring;
+mod socket;
 mod stream;
+mod xdp;
 
 use std::{
     io::{self, BufRead as _},
@@ -61,9 +65,21 @@ fn make(arguments: &[&str]) -> Result<()> {
             Ok(flood::syns(from, to, number(count)?)?)
         }
         ["udp-held", to] => Ok(datagram::held(address(to)?, wait)?),
+        ["udp-lite", to] => Ok(calls::lite(address(to)?)?),
+        ["udp-lite-connected", to] => Ok(calls::lite_connected(address(to)?)?),
+        ["udp-ring", to] => Ok(calls::by_ring(address(to)?)?),
+        ["udp-segments", to] => Ok(calls::segments(address(to)?)?),
+        ["udp-sendfile", to] => Ok(calls::send_file(address(to)?)?),
+        ["udp-splice", to] => Ok(calls::splice(address(to)?)?),
+        ["udp-transparent", from, to] => Ok(calls::transparent(ip(from)?, address(to)?)?),
+        ["udp-zerocopy", to] => Ok(calls::zero_copy(address(to)?)?),
         ["tcp", to] => Ok(stream::connect(address(to)?)?),
         ["tcp-from", port, to] => Ok(stream::connect_from(number(port)?, address(to)?)?),
         ["tcp-fastopen", to] => Ok(stream::fast_open(address(to)?)?),
+        ["tcp-multipath", to] => Ok(stream::multipath(address(to)?)?),
+        ["tcp-repair", to] => Ok(stream::repaired(address(to)?)?),
+        ["tcp-ring", to] => Ok(stream::by_ring(address(to)?)?),
+        ["tcp-transparent", from, to] => Ok(stream::transparent(ip(from)?, address(to)?)?),
         ["tcp-held", to] => Ok(stream::held(address(to)?, wait)?),
         ["ping", to] => Ok(raw::ping(ip(to)?, libc::SOCK_DGRAM)?),
         ["ping-raw", to] => Ok(raw::ping(ip(to)?, libc::SOCK_RAW)?),
@@ -72,14 +88,22 @@ fn make(arguments: &[&str]) -> Result<()> {
         ["raw-header", from, to, port] => {
             Ok(raw::send_with_header(ip(from)?, ip(to)?, number(port)?)?)
         }
-        ["frame", interface, next_hop, from, to, port] => {
-            let datagram = packet::udp(ip(from)?, ip(to)?, number(port)?);
-            Ok(frame::send(interface, next_hop, ip(to)?, &datagram)?)
-        }
         ["frame-bytes", interface, hex] => Ok(frame::send_bytes(interface, hex)?),
-        ["frame-cooked", interface, next_hop, from, to, port] => {
-            let datagram = packet::udp(ip(from)?, ip(to)?, number(port)?);
-            Ok(frame::send_cooked(interface, next_hop, ip(to)?, &datagram)?)
+        [kind, interface, next_hop, from, to, port] => {
+            let (from, to, port) = (ip(from)?, ip(to)?, number(port)?);
+            let datagram = packet::udp(from, to, port);
+            Ok(match *kind {
+                "frame" => frame::send(interface, next_hop, to, &datagram),
+                "frame-cooked" => frame::send_cooked(interface, next_hop, to, &datagram),
+                "frame-unqueued" => frame::send_unqueued(interface, next_hop, to, &datagram),
+                "frame-ring" => frame::send_by_ring(interface, next_hop, to, &datagram),
+                "frame-xdp" => frame::send_by_xdp(interface, next_hop, to, &datagram),
+                "frame-segments" => {
+                    let datagram = packet::udp_with(from, to, port, &[b'x'; 3_000]);
+                    frame::send_segments(interface, next_hop, to, &datagram, 1_000)
+                }
+                other => bail!("no such attack: {other}"),
+            }?)
         }
         other => bail!("no such attack: {other:?}"),
     }

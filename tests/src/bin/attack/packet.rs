@@ -9,12 +9,17 @@ const PAYLOAD: &[u8] = b"egress-tests packet";
 ///
 /// Both addresses are of one family.
 pub(crate) fn udp(from: IpAddr, to: IpAddr, port: u16) -> Vec<u8> {
-    let length = 8 + PAYLOAD.len() as u16;
+    udp_with(from, to, port, PAYLOAD)
+}
+
+/// The same with another content.
+pub(crate) fn udp_with(from: IpAddr, to: IpAddr, port: u16, content: &[u8]) -> Vec<u8> {
+    let length = 8 + content.len() as u16;
     let mut udp = Vec::new();
     for number in [40_000, port, length, 0] {
         udp.extend(u16::to_be_bytes(number));
     }
-    udp.extend(PAYLOAD);
+    udp.extend(content);
     let (from, to) = (octets(from), octets(to));
     let pseudo = [0, libc::IPPROTO_UDP as u8, udp[4], udp[5]];
     let sum = checksum(&[&from, &to, &pseudo, &udp]).to_be_bytes();
