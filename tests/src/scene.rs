@@ -3,9 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
 use crate::{
-    agent::{Agent, Config},
+    agent::{self, Agent, Config},
     capture::{Capture, Packet},
     pod::Pod,
     process::Finished,
@@ -83,6 +84,18 @@ impl Scene {
             ensure!(from.is_empty(), "arrived from the pod: {from:?}");
         }
         Ok(())
+    }
+
+    /// How many packets of the pod's the kernel has counted under this reason.
+    ///
+    /// # Errors
+    /// Where there is nothing pinned.
+    pub fn denied(&self, reason: &str) -> Result<u64> {
+        let line = ["status", "--instance", self.world.name()];
+        let told = agent::run(&self.world, &line)?;
+        let status: Value = serde_json::from_str(&told.stdout).with_context(|| told.text())?;
+        let count = status.pointer(&format!("/endpoints/0/denied/{reason}"));
+        Ok(count.and_then(Value::as_u64).unwrap_or_default())
     }
 
     /// curl in the pod, trusting the internet's authority.

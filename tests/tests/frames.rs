@@ -7,7 +7,7 @@ use anyhow::Result;
 use egress_tests::{
     frame::{BROADCAST, MARK, Mac, arp, ethernet, icmpv6, ipv4, ipv6, udp},
     scene::Scene,
-    wire::{Macs, holds},
+    wire::{Macs, holds, holds_quietly},
     world::{nowhere4, nowhere6},
 };
 
@@ -15,7 +15,7 @@ const UDP: u8 = 17;
 const NEIGHBOUR4: Ipv4Addr = Ipv4Addr::new(10, 1, 9, 5);
 const NEIGHBOUR6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 9, 0, 0, 0, 0, 5);
 const NEIGHBOUR_MAC: Mac = [2, 0, 0, 0, 9, 9];
-const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+const ALL_NODES: Ipv6Addr = group(1);
 const ALL_NODES_MAC: Mac = [0x33, 0x33, 0, 0, 0, 1];
 
 /// A datagram of the pod's to the outside.
@@ -180,29 +180,143 @@ fn a_good_packet_to_everybodys_mac() -> Result<()> {
     holds(make, "broadcast")
 }
 
+/// A datagram of the pod's to a group or to all, which a bridge floods.
+fn to_all4(to: [u8; 4], port: u16) -> impl FnOnce(&Scene, &Macs) -> Vec<u8> {
+    move |scene, macs| {
+        let packet = ipv4(scene.pod.address4, to.into(), UDP, &[], &udp(port, MARK));
+        // RFC 1112 section 6.4.
+        let mac = match to {
+            [255, ..] => BROADCAST,
+            [_, b, c, d] => [1, 0, 0x5e, b & 0x7f, c, d],
+        };
+        ethernet(mac, macs.own, 0x0800, &packet)
+    }
+}
+
+/// The same by IPv6.
+fn to_all6(to: Ipv6Addr, port: u16) -> impl FnOnce(&Scene, &Macs) -> Vec<u8> {
+    move |scene, macs| {
+        let packet = ipv6(scene.pod.address6, to, UDP, &udp(port, MARK));
+        let [.., a, b, c, d] = to.octets();
+        ethernet([0x33, 0x33, a, b, c, d], macs.own, 0x86dd, &packet)
+    }
+}
+
+/// A group of the link's.
+const fn group(last: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, last)
+}
+
+#[test]
+fn a_join_that_carries_data() -> Result<()> {
+    // A packet socket is nobody's to the kernel, and it joins groups by itself, too.
+    let make = |scene: &Scene, macs: &Macs| {
+        let to = Ipv4Addr::new(239, 1, 2, 3);
+        let join = [&[0x16, 0, 0, 0, 239, 1, 2, 3][..], MARK].concat();
+        let packet = ipv4(scene.pod.address4, to, 2, &[], &join);
+        ethernet([1, 0, 0x5e, 1, 2, 3], macs.own, 0x0800, &packet)
+    };
+    holds_quietly(make, "group_management")
+}
+
+#[test]
+fn a_listener_report_that_carries_data() -> Result<()> {
+    let make = |scene: &Scene, macs: &Macs| {
+        let report = [&[58, 0, 5, 2, 0, 0, 1, 0, 131][..], &[0; 7], MARK].concat();
+        let packet = ipv6(scene.pod.address6, ALL_NODES, 0, &report);
+        ethernet(ALL_NODES_MAC, macs.own, 0x86dd, &packet)
+    };
+    holds_quietly(make, "group_management")
+}
+
+#[test]
+fn a_source_route() -> Result<()> {
+    // Loose, by way of one more address (RFC 791 section 3.1); strict is alike.
+    let make = |scene: &Scene, macs: &Macs| {
+        let IpAddr::V4(to) = nowhere4(7) else {
+            unreachable!("an IPv4 address")
+        };
+        let option = [131, 7, 4, 198, 51, 100, 9, 0];
+        let packet = ipv4(scene.pod.address4, to, UDP, &option, &udp(4000, MARK));
+        ethernet(macs.far, macs.own, 0x0800, &packet)
+    };
+    holds(make, "ip_options")
+}
+
 #[test]
 fn multicast_dns() -> Result<()> {
-    let make = |scene: &Scene, macs: &Macs| {
-        let to = Ipv4Addr::new(224, 0, 0, 251);
-        let packet = ipv4(scene.pod.address4, to, UDP, &[], &udp(5353, MARK));
-        ethernet([1, 0, 0x5e, 0, 0, 251], macs.own, 0x0800, &packet)
-    };
-    holds(make, "multicast")
+    holds(to_all4([224, 0, 0, 251], 5353), "multicast")
+}
+
+#[test]
+fn multicast_dns_by_ipv6() -> Result<()> {
+    holds(to_all6(group(0xfb), 5353), "multicast")
+}
+
+#[test]
+fn service_discovery() -> Result<()> {
+    holds(to_all4([239, 255, 255, 250], 1900), "multicast")
+}
+
+#[test]
+fn service_discovery_by_ipv6() -> Result<()> {
+    holds(to_all6(group(0xc), 1900), "multicast")
+}
+
+#[test]
+fn link_local_name_resolution() -> Result<()> {
+    holds(to_all4([224, 0, 0, 252], 5355), "multicast")
 }
 
 #[test]
 fn dhcp_to_all() -> Result<()> {
+    holds(to_all4([255; 4], 67), "broadcast")
+}
+
+#[test]
+fn dhcp_by_ipv6() -> Result<()> {
+    let servers = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
+    holds(to_all6(servers, 547), "multicast")
+}
+
+#[test]
+fn a_datagram_to_all_of_the_subnet() -> Result<()> {
     let make = |scene: &Scene, macs: &Macs| {
-        let packet = ipv4(
-            scene.pod.address4,
-            Ipv4Addr::BROADCAST,
-            UDP,
-            &[],
-            &udp(67, MARK),
-        );
+        let to = Ipv4Addr::new(10, 1, 1, 255);
+        let packet = ipv4(scene.pod.address4, to, UDP, &[], &udp(4000, MARK));
         ethernet(BROADCAST, macs.own, 0x0800, &packet)
     };
     holds(make, "broadcast")
+}
+
+#[test]
+fn a_gratuitous_arp() -> Result<()> {
+    let make = |scene: &Scene, macs: &Macs| {
+        let own = scene.pod.address4;
+        let says = arp(1, (macs.own, own), ([0; 6], own));
+        ethernet(BROADCAST, macs.own, 0x0806, &says)
+    };
+    holds(make, "arp")
+}
+
+#[test]
+fn a_gratuitous_arp_answer() -> Result<()> {
+    let make = |scene: &Scene, macs: &Macs| {
+        let own = scene.pod.address4;
+        let says = arp(2, (macs.own, own), (BROADCAST, own));
+        ethernet(BROADCAST, macs.own, 0x0806, &says)
+    };
+    holds(make, "arp")
+}
+
+#[test]
+fn an_arp_probe_for_a_neighbours_address() -> Result<()> {
+    let make = |_: &Scene, macs: &Macs| {
+        let nobody = Ipv4Addr::UNSPECIFIED;
+        let asks = arp(1, (macs.own, nobody), ([0; 6], NEIGHBOUR4));
+        ethernet(BROADCAST, macs.own, 0x0806, &asks)
+    };
+    holds(make, "arp")
 }
 
 #[test]
@@ -257,6 +371,28 @@ fn ndp(kind: u8, from: Ipv6Addr, target: Ipv6Addr, macs: &Macs) -> Vec<u8> {
         0x86dd,
         &icmpv6(from, ALL_NODES, &message),
     )
+}
+
+#[test]
+fn a_solicitation_of_a_neighbour() -> Result<()> {
+    let make = |scene: &Scene, macs: &Macs| ndp(135, scene.pod.address6, NEIGHBOUR6, macs);
+    holds(make, "ndp")
+}
+
+#[test]
+fn a_solicitation_that_carries_data() -> Result<()> {
+    let make = |scene: &Scene, macs: &Macs| {
+        let mut message = vec![135, 0, 0, 0, 0, 0, 0, 0];
+        message.extend(scene.pod.gateway6.octets());
+        // An option of three times eight bytes.
+        message.extend([1, 3]);
+        message.resize(message.len() + 22 - MARK.len(), 7);
+        message.extend(MARK);
+        let to = scene.pod.gateway6;
+        let packet = icmpv6(scene.pod.address6, to, &message);
+        ethernet(macs.far, macs.own, 0x86dd, &packet)
+    };
+    holds(make, "ndp")
 }
 
 #[test]

@@ -247,6 +247,28 @@ fn wireguard() -> Result<()> {
 }
 
 #[test]
+fn vxlan_over_ipv6() -> Result<()> {
+    let payload = [&[8, 0, 0, 0, 0, 0, 1, 0][..], &[2; 14], &inner6()].concat();
+    holds_routed(over6(UDP, udp(4789, &payload)), "direct_udp")
+}
+
+#[test]
+fn wireguard_over_ipv6() -> Result<()> {
+    let payload = [&[1, 0, 0, 0][..], &[7; 144], MARK].concat();
+    holds_routed(over6(UDP, udp(51820, &payload)), "direct_udp")
+}
+
+#[test]
+fn l2tp() -> Result<()> {
+    holds_routed(over4(115, &[], behind([0, 0, 0, 1, 0, 0, 0, 0])), "tunnel")
+}
+
+#[test]
+fn dccp_over_ipv6() -> Result<()> {
+    holds_routed(over6(33, datagram()), "other_protocol")
+}
+
+#[test]
 fn sctp() -> Result<()> {
     holds_routed(over4(132, &[], datagram()), "other_protocol")
 }

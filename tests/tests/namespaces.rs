@@ -2,11 +2,17 @@
 //! translated addresses, devices, its interface moved elsewhere. Each reaches the internet while
 //! nobody enforces, and nothing of it when somebody does.
 
-use std::path::Path;
+use std::{net::IpAddr, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use egress_tests::{
-    agent::Config, namespace::Namespace, pod::Pod, process, scene::Scene, tools, world::nowhere4,
+    agent::Config,
+    namespace::Namespace,
+    pod::Pod,
+    process,
+    scene::{Scene, Vector, holds_by},
+    tools,
+    world::nowhere4,
     world::nowhere6,
 };
 
@@ -115,6 +121,19 @@ fn a_destination_that_is_translated_behind_the_hooks() -> Result<()> {
 }
 
 #[test]
+fn an_ipv6_destination_that_is_translated_behind_the_hooks() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut nft = scene.pod.namespace.command("nft");
+    nft.arg(
+        "table ip6 pod { chain out { type nat hook output priority -100; \
+         ip6 daddr fd65:6772:6573::1 udp dport 15053 dnat to [2001:db8:100::7]:4000; }; }",
+    );
+    process::finish(&mut nft, process::PATIENCE)?.ok()?;
+    let attack = ["udp", "[fd65:6772:6573::1]:15053", "x"];
+    holds(&scene, "direct_udp", || scene.pod.attack(&attack).map(drop))
+}
+
+#[test]
 fn an_interface_that_moved() -> Result<()> {
     let scene = Scene::new()?;
     let elsewhere = Namespace::new("elsewhere")?;
@@ -149,29 +168,15 @@ fn an_address_of_ones_own_choice() -> Result<()> {
 fn a_hardware_address_of_ones_own_choice() -> Result<()> {
     let scene = Scene::new()?;
     let pod = &scene.pod;
-    let change = || {
+    ends_as_spoofed_mac(&scene, &pod.namespace, || {
+        // Not before the agent has read the true one.
         pod.namespace.ip(&format!(
-            "link set eth0 address 02:00:00:00:77:77\nneighbour flush dev eth0\nroute replace default via {}\n",
+            "link set eth0 address 02:00:00:00:77:77\n\
+             neighbour flush dev eth0\n\
+             route replace default via {}\n",
             pod.gateway4
         ))
-    };
-    // Not before the agent has read the true one.
-    send(&pod.namespace, TO4)?;
-    ensure!(
-        !scene.arrived(nowhere4(7))?.is_empty(),
-        "it does not even arrive"
-    );
-    let mut agent = scene.enforce(&Config::default())?;
-    scene.capture.clear();
-    change()?;
-    for _ in 0..3 {
-        send(&pod.namespace, TO4)?;
-    }
-    scene.expect_nothing(nowhere4(7))?;
-    agent.stop()?;
-    let told = agent.records.matching(|it| it.reason() == "spoofed_mac")?;
-    ensure!(!told.is_empty(), "{:#?}", agent.records.bypasses()?);
-    Ok(())
+    })
 }
 
 #[test]
@@ -188,22 +193,67 @@ fn a_device_on_top_of_the_interface() -> Result<()> {
         "address add 10.1.{}.77/24 dev above0\nlink set above0 up\nroute add default via {}\n",
         pod.number, pod.gateway4
     ))?;
-    // It asks for its next hop by ARP, and that is where it ends.
-    send(&above, TO4)?;
+    ends_as_spoofed_mac(&scene, &above, || Ok(()))
+}
+
+/// What has another hardware address may already end where it asks for its next hop, by ARP: how
+/// often it does is the kernel's affair.
+fn ends_as_spoofed_mac(
+    scene: &Scene,
+    from: &Namespace,
+    change: impl Fn() -> Result<()>,
+) -> Result<()> {
+    send(from, TO4)?;
     ensure!(
         !scene.arrived(nowhere4(7))?.is_empty(),
         "it does not even arrive"
     );
     let mut agent = scene.enforce(&Config::default())?;
     scene.capture.clear();
+    change()?;
     for _ in 0..3 {
-        send(&above, TO4)?;
+        send(from, TO4)?;
     }
     scene.expect_nothing(nowhere4(7))?;
     agent.stop()?;
     let told = agent.records.matching(|it| it.reason() == "spoofed_mac")?;
     ensure!(!told.is_empty(), "{:#?}", agent.records.bypasses()?);
     Ok(())
+}
+
+/// An MTU at which datagrams of this many bytes leave in two fragments.
+const MTU: &str = "link set eth0 mtu 1280\n";
+const LARGE: &str = "import socket, sys; to = sys.argv[1]\n\
+                     s = socket.socket(socket.AF_INET6 if ':' in to else socket.AF_INET, socket.SOCK_DGRAM)\n\
+                     s.setsockopt(0, 10, 0) if ':' not in to else None\n\
+                     try: s.sendto(b'x' * 2000, (to, 4000))\n\
+                     except PermissionError: pass";
+
+#[test]
+fn an_mtu_that_makes_fragments() -> Result<()> {
+    makes_fragments(nowhere4(7))
+}
+
+#[test]
+fn an_mtu_that_makes_fragments_by_ipv6() -> Result<()> {
+    makes_fragments(nowhere6(7))
+}
+
+/// Of a socket that no cgroup hook sees: the link is met by fragments, two for each datagram.
+fn makes_fragments(to: IpAddr) -> Result<()> {
+    let scene = Scene::new()?;
+    scene.pod.namespace.ip(MTU)?;
+    let vector = Vector {
+        attack: &["fragments"],
+        to,
+        reason: "fragment",
+        times: 2,
+    };
+    holds_by(&scene, vector, || {
+        let mut python = scene.pod.namespace.command("python3");
+        python.args(["-c", LARGE, &to.to_string()]);
+        process::finish(&mut python, process::PATIENCE)
+    })
 }
 
 #[test]

@@ -161,18 +161,6 @@ fn an_error_about_a_closed_port_is_counted() -> Result<()> {
     }
     scene.expect_nothing(nowhere4(7))?;
     agent.records.expect_no_report()?;
-    ensure!(denied(&scene, "icmp_error")? == 3, "not counted");
+    ensure!(scene.denied("icmp_error")? == 3, "not counted");
     Ok(())
-}
-
-/// How many packets of the pod's the kernel has counted under this reason.
-fn denied(scene: &Scene, reason: &str) -> Result<u64> {
-    let told =
-        egress_tests::agent::run(&scene.world, &["status", "--instance", scene.world.name()])?;
-    let status: serde_json::Value =
-        serde_json::from_str(&told.stdout).with_context(|| told.text())?;
-    let count = status.pointer(&format!("/endpoints/0/denied/{reason}"));
-    Ok(count
-        .and_then(serde_json::Value::as_u64)
-        .unwrap_or_default())
 }
