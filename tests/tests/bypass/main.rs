@@ -10,6 +10,7 @@ mod packet_sockets;
 mod raw;
 mod reports;
 mod strangers;
+mod subflows;
 mod tcp;
 mod udp;
 

@@ -5,6 +5,7 @@ mod audit;
 mod gateway;
 mod identity;
 mod inside;
+mod moved;
 mod vectors;
 
 use anyhow::Result;

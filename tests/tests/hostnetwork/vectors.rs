@@ -132,6 +132,226 @@ fn a_header_of_ones_own() -> Result<()> {
 }
 
 #[test]
+fn connected_udp_by_ipv6() -> Result<()> {
+    holds(
+        &["udp-connected", "[2001:db8:100::7]:4000", "x"],
+        nowhere6(7),
+        "direct_udp",
+        1,
+    )
+}
+
+#[test]
+fn quic() -> Result<()> {
+    holds(&["udp", "198.51.100.7:443", "x"], nowhere4(7), "quic", 1)
+}
+
+#[test]
+fn quic_by_ipv6() -> Result<()> {
+    holds(
+        &["udp", "[2001:db8:100::7]:443", "x"],
+        nowhere6(7),
+        "quic",
+        1,
+    )
+}
+
+#[test]
+fn dns_over_quic() -> Result<()> {
+    holds(
+        &["udp", "198.51.100.7:853", "x"],
+        nowhere4(7),
+        "encrypted_dns",
+        1,
+    )
+}
+
+#[test]
+fn many_datagrams_by_one_call() -> Result<()> {
+    holds(
+        &["udp-many", "198.51.100.7:4000", "5"],
+        nowhere4(7),
+        "direct_udp",
+        1,
+    )
+}
+
+#[test]
+fn many_datagrams_by_one_call_by_ipv6() -> Result<()> {
+    holds(
+        &["udp-many", "[2001:db8:100::7]:4000", "5"],
+        nowhere6(7),
+        "direct_udp",
+        1,
+    )
+}
+
+#[test]
+fn io_uring() -> Result<()> {
+    holds(
+        &["udp-ring", "198.51.100.7:4000"],
+        nowhere4(7),
+        "direct_udp",
+        1,
+    )
+}
+
+#[test]
+fn io_uring_by_ipv6() -> Result<()> {
+    holds(
+        &["udp-ring", "[2001:db8:100::7]:4000"],
+        nowhere6(7),
+        "direct_udp",
+        1,
+    )
+}
+
+#[test]
+fn datagrams_that_the_device_cuts() -> Result<()> {
+    holds(
+        &["udp-segments", "198.51.100.7:4000"],
+        nowhere4(7),
+        "direct_udp",
+        1,
+    )
+}
+
+#[test]
+fn datagrams_that_the_device_cuts_by_ipv6() -> Result<()> {
+    holds(
+        &["udp-segments", "[2001:db8:100::7]:4000"],
+        nowhere6(7),
+        "direct_udp",
+        1,
+    )
+}
+
+#[test]
+fn a_datagram_without_a_copy() -> Result<()> {
+    holds(
+        &["udp-zerocopy", "198.51.100.7:4000"],
+        nowhere4(7),
+        "direct_udp",
+        1,
+    )
+}
+
+#[test]
+fn a_datagram_without_a_copy_by_ipv6() -> Result<()> {
+    holds(
+        &["udp-zerocopy", "[2001:db8:100::7]:4000"],
+        nowhere6(7),
+        "direct_udp",
+        1,
+    )
+}
+
+#[test]
+fn a_datagram_from_a_file() -> Result<()> {
+    holds(
+        &["udp-sendfile", "198.51.100.7:4000"],
+        nowhere4(7),
+        "direct_udp",
+        1,
+    )
+}
+
+#[test]
+fn a_datagram_from_a_file_by_ipv6() -> Result<()> {
+    holds(
+        &["udp-sendfile", "[2001:db8:100::7]:4000"],
+        nowhere6(7),
+        "direct_udp",
+        1,
+    )
+}
+
+#[test]
+fn a_datagram_from_a_pipe() -> Result<()> {
+    holds(
+        &["udp-splice", "198.51.100.7:4000"],
+        nowhere4(7),
+        "direct_udp",
+        1,
+    )
+}
+
+#[test]
+fn a_datagram_from_a_pipe_by_ipv6() -> Result<()> {
+    holds(
+        &["udp-splice", "[2001:db8:100::7]:4000"],
+        nowhere6(7),
+        "direct_udp",
+        1,
+    )
+}
+
+#[test]
+fn a_connected_datagram_from_nobodys_address() -> Result<()> {
+    holds(
+        &["udp-transparent", "10.1.77.5", "198.51.100.7:4000"],
+        nowhere4(7),
+        "direct_udp",
+        1,
+    )
+}
+
+#[test]
+fn a_connected_datagram_from_nobodys_ipv6_address() -> Result<()> {
+    holds(
+        &["udp-transparent", "fd00:1:77::5", "[2001:db8:100::7]:4000"],
+        nowhere6(7),
+        "direct_udp",
+        1,
+    )
+}
+
+#[test]
+fn udp_lite() -> Result<()> {
+    holds(
+        &["udp-lite", "198.51.100.7:4000"],
+        nowhere4(7),
+        "raw_socket",
+        1,
+    )
+}
+
+#[test]
+fn udp_lite_by_ipv6() -> Result<()> {
+    holds(
+        &["udp-lite", "[2001:db8:100::7]:4000"],
+        nowhere6(7),
+        "raw_socket",
+        1,
+    )
+}
+
+#[test]
+fn a_ping_socket_by_ipv6() -> Result<()> {
+    holds(&["ping", "2001:db8:100::7"], nowhere6(7), "raw_socket", 1)
+}
+
+#[test]
+fn a_raw_socket_by_ipv4() -> Result<()> {
+    holds(&["ping-raw", "198.51.100.7"], nowhere4(7), "raw_socket", 1)
+}
+
+#[test]
+fn an_ipv6_header_of_ones_own() -> Result<()> {
+    holds(
+        &["raw-header", "2001:db8::2", "2001:db8:100::7", "4000"],
+        nowhere6(7),
+        "raw_socket",
+        1,
+    )
+}
+
+#[test]
+fn a_tunnel_by_raw_ip() -> Result<()> {
+    holds(&["raw", "198.51.100.7", "47"], nowhere4(7), "raw_socket", 1)
+}
+
+#[test]
 fn tcp_ends_at_the_gateway() -> Result<()> {
     let scene = Scene::new()?;
     let host = host(&scene)?;
@@ -141,7 +361,7 @@ fn tcp_ends_at_the_gateway() -> Result<()> {
         ("198.51.100.7:8443", nowhere4(7)),
         ("[2001:db8:100::7]:8443", nowhere6(7)),
     ] {
-        for attack in ["tcp", "tcp-fastopen"] {
+        for attack in ["tcp", "tcp-fastopen", "tcp-multipath", "tcp-ring"] {
             host.attack(&[attack, to])?;
         }
         ensure!(scene.arrived(address)?.is_empty(), "{to}");
