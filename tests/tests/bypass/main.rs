@@ -6,6 +6,7 @@ mod inside;
 mod kernel_made;
 mod moved;
 mod older;
+mod options;
 mod packet_sockets;
 mod raw;
 mod reports;
