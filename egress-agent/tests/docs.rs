@@ -1,8 +1,13 @@
-//! docs/reasons.md says what the code says. `UPDATE_DOCS=1 cargo test -p egress-agent --test docs`
+//! docs/reasons.md says what the code says, and SECURITY.md names tests that there are. `UPDATE_DOCS=1 cargo test -p egress-agent --test docs`
 //! writes it anew.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use egress_common::verdict::{DropReason, Layer};
 
@@ -238,4 +243,36 @@ fn every_name_stands_once() {
     names.dedup();
     assert_eq!(names.len(), count);
     assert!(count > 40, "{names:?}");
+}
+
+/// Each claim of SECURITY.md is shown by tests that are there.
+#[test]
+fn the_tests_that_security_names_are_there() {
+    let text = fs::read_to_string("../SECURITY.md").unwrap();
+    let named = text.split('`').filter_map(|word| {
+        let (target, test) = word.split_once("::")?;
+        let plain = |it: &str| it.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        (plain(target) && plain(test)).then_some((target, test))
+    });
+    let named: Vec<_> = named.collect();
+    assert!(named.len() > 50, "{named:?}");
+    for (target, test) in named {
+        let folders = ["../tests/tests", "tests", "../egress-common/tests"];
+        let files = folders
+            .iter()
+            .flat_map(|folder| files_of(Path::new(folder), target));
+        let definition = format!("fn {test}(");
+        let found = files
+            .into_iter()
+            .any(|file| fs::read_to_string(file).unwrap().contains(&definition));
+        assert!(found, "there is no {target}::{test}");
+    }
+}
+
+/// The files of a target: one by its name, or those in a folder by its name.
+fn files_of(tests: &Path, target: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(tests.join(target)).into_iter().flatten();
+    let files = entries.map(|entry| entry.unwrap().path());
+    let alone = tests.join(target).with_extension("rs");
+    files.chain([alone]).filter(|file| file.is_file()).collect()
 }
