@@ -284,7 +284,12 @@ COMMIT
 ";
 
 /// Runs a program in a namespace on a text.
-fn feed(namespace: &Namespace, program: &str, arguments: &[&str], text: &str) -> Result<()> {
+pub(crate) fn feed(
+    namespace: &Namespace,
+    program: &str,
+    arguments: &[&str],
+    text: &str,
+) -> Result<()> {
     use std::io::Write as _;
     let mut child = namespace
         .command(program)

@@ -1,9 +1,10 @@
-//! TCP over veth, from a pod to its node: what a gigabyte and what a connection cost both ends
-//! together, without the agent and with all of its programs, in turn.
+//! The whole agent on a pod's way to its node, beside no filter and a set of nftables, in turn: what a
+//! gigabyte and a connection of TCP cost both ends together, and what a denied datagram costs its
+//! sender.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd as _,
     process::{Child, ChildStdin, ChildStdout, Stdio},
     thread,
@@ -20,40 +21,66 @@ use serde_json::{Value, json};
 use crate::{
     Effort, clock,
     figures::{self, Figures},
+    flood,
     table::{Mark, Table},
 };
 
 const PORT: u16 = 5_201;
 
-/// The client's orders: so many bytes over one connection, or so many connections of one byte.
+/// The client's orders: so many bytes over one connection, so many connections of one byte, or so many
+/// datagrams to where nobody may send.
 const BULK: u8 = b'b';
 const CONNECT: u8 = b'c';
+const DENIED: u8 = b'd';
+
+/// Where nobody is, and nobody may send.
+const NOWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 
 /// Bytes that one write or read takes.
 const CHUNK: usize = 256 << 10;
 
+/// What stands in the way, in the order of the sides.
+const SIDES: [&str; 3] = ["no filter", "egress-agent", "nftables set"];
+
 /// Measures.
 pub(crate) fn measure(effort: Effort, table: &mut Table) -> Result<Value> {
-    let (free, held) = (World::new()?, World::new()?);
+    let (free, held, peer) = (World::new()?, World::new()?, World::new()?);
     let (free_pod, held_pod) = (free.pod("shop/orders")?, held.pod("shop/orders")?);
+    let peer_pod = peer.pod("shop/orders")?;
     let config = Config::default().and_policy(&direct(held_pod.gateway4));
     let agent = Agent::start(&held, &config, &[&held_pod])?;
+    flood::feed(&peer.node, "nft", &["-f", "-"], &nftables(&peer_pod))?;
     let mut sides = [
         Side::start(&free, &free_pod)?,
         Side::start(&held, &held_pod)?,
+        Side::start(&peer, &peer_pod)?,
     ];
     let bytes = effort.pick(256_u64 << 20, 1 << 30);
     let connections = effort.pick(500_u64, 2_000);
+    let datagrams = effort.pick(2_000_u64, 8_192);
     let mut found = json!({});
     for (order, count, title, key, unit) in [
-        (BULK, bytes, "CPU a GB", "gigabyte", "ms"),
-        (CONNECT, connections, "CPU a connection", "connection", "µs"),
+        (BULK, bytes, "TCP, both ends: CPU a GB", "gigabyte", "ms"),
+        (
+            CONNECT,
+            connections,
+            "TCP, both ends: CPU a connection",
+            "connection",
+            "µs",
+        ),
+        (
+            DENIED,
+            datagrams,
+            "UDP, denied: the sender's CPU a datagram",
+            "denied",
+            "µs",
+        ),
     ] {
-        let mut samples = [Vec::new(), Vec::new()];
+        let mut samples = [const { Vec::new() }; SIDES.len()];
         // The first round is to warm up.
         for round in 0..=effort.pick(8_usize, 30) {
-            for number in 0..2 {
-                let at = (number + round) % 2;
+            for number in 0..SIDES.len() {
+                let at = (number + round) % SIDES.len();
                 let took = sides[at].ask(order, count)? / count as f64;
                 let took = if order == BULK {
                     took * 1e3
@@ -65,11 +92,26 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) -> Result<Value> {
                 }
             }
         }
-        found[key] = tell(title, unit, &samples, table);
+        found[key] = match order {
+            DENIED => tell_denied(title, unit, &samples, table),
+            _ => tell(title, unit, &samples, table),
+        };
     }
     drop(sides);
     drop(agent);
     Ok(found)
+}
+
+/// What the policy of [`direct`] says.
+fn nftables(pod: &Pod) -> String {
+    let (interface, to) = (&pod.interface, pod.gateway4);
+    format!(
+        "table ip bench {{\n\
+         set allowed {{ type ipv4_addr; elements = {{ {to} }}; }}\n\
+         chain filter {{ type filter hook prerouting priority raw;\n\
+         iifname \"{interface}\" ip daddr @allowed tcp dport {PORT} accept\n\
+         iifname \"{interface}\" drop\n}}\n}}\n"
+    )
 }
 
 fn direct(to: Ipv4Addr) -> String {
@@ -82,33 +124,52 @@ fn direct(to: Ipv4Addr) -> String {
     )
 }
 
-fn tell(title: &str, unit: &str, samples: &[Vec<f64>; 2], table: &mut Table) -> Value {
-    let [without, with] = samples;
-    let figures = [without, with].map(|samples| Figures::of(samples.iter().copied()));
-    let more: Vec<f64> = with
-        .iter()
-        .zip(without)
-        .map(|(with, without)| (with - without) / without * 100.0)
-        .collect();
-    let more_figures = Figures::of(more.iter().copied());
-    let (low, high) = figures::interval(&more);
-    table.title(&format!("TCP over veth, both ends: {title}, {unit}"));
-    table.row("no filter", &[figures[0].text()], None);
-    table.row("egress-agent", &[figures[1].text()], None);
-    let mark = Mark::new(low, 0.0);
-    let interval = format!(
-        "{} %, 95 %: {} to {}",
-        figures::short(more_figures.median),
-        figures::short(low),
-        figures::short(high)
-    );
-    table.row("more, of pairs", &[interval], Some(&mark));
+fn tell(title: &str, unit: &str, samples: &[Vec<f64>; 3], table: &mut Table) -> Value {
+    table.title(title);
+    let of = |at: usize| Figures::of(samples[at].iter().copied());
+    table.row(SIDES[0], &[of(0).text()], None);
+    let mut found = json!({ "unit": unit, "without": of(0).json() });
+    for (at, key, more_key) in [
+        (2, "nftables", "nftablesMorePercent"),
+        (1, "with", "morePercent"),
+    ] {
+        let pairs = samples[at].iter().zip(&samples[0]);
+        let more: Vec<f64> = pairs.map(|(it, free)| (it - free) / free * 100.0).collect();
+        let more_figures = Figures::of(more.iter().copied());
+        let (low, high) = figures::interval(&more);
+        let interval = format!(
+            "{} % more, 95 %: {} to {}",
+            figures::short(more_figures.median),
+            figures::short(low),
+            figures::short(high)
+        );
+        let mark = (at == 1).then(|| Mark::new(low, 0.0));
+        table.row(SIDES[at], &[of(at).text(), interval], mark.as_ref());
+        found[key] = of(at).json();
+        found[more_key] = more_figures.json();
+        found[format!("{more_key}Interval95")] = json!([low, high]);
+        if let Some(mark) = mark {
+            found["mark"] = mark.json();
+        }
+    }
+    found
+}
+
+/// The agent refuses at the call; nftables drops what has gone through the stack.
+fn tell_denied(title: &str, unit: &str, samples: &[Vec<f64>; 3], table: &mut Table) -> Value {
+    let [free, ours, peer] = samples
+        .each_ref()
+        .map(|samples| Figures::of(samples.iter().copied()));
+    let mark = Mark::new(ours.median, peer.median);
+    table.title(title);
+    table.row("no filter, to where nobody is", &[free.text()], None);
+    table.row(SIDES[2], &[peer.text()], None);
+    table.row(SIDES[1], &[ours.text()], Some(&mark));
     json!({
         "unit": unit,
-        "without": figures[0].json(),
-        "with": figures[1].json(),
-        "morePercent": more_figures.json(),
-        "morePercentInterval95": [low, high],
+        "without": free.json(),
+        "nftables": peer.json(),
+        "with": ours.json(),
         "mark": mark.json(),
     })
 }
@@ -169,6 +230,9 @@ impl Drop for Side {
 fn serve(listener: &TcpListener, order: u8, count: u64) -> Result<f64> {
     clock::pin(1)?;
     let begun = clock::of_thread();
+    if order == DENIED {
+        return Ok(0.0);
+    }
     if order == BULK {
         let (mut stream, _) = listener.accept()?;
         let mut buffer = vec![0; CHUNK];
@@ -193,6 +257,7 @@ pub(crate) fn client(server: SocketAddr) -> Result<()> {
         match order.as_bytes() {
             [BULK] => send(server, count)?,
             [CONNECT] => (0..count).try_for_each(|_| open(server))?,
+            [DENIED] => send_in_vain(count)?,
             _ => bail!("no such order"),
         }
         println!("{}", clock::of_process() - begun);
@@ -207,6 +272,15 @@ fn send(server: SocketAddr, mut count: u64) -> Result<()> {
         let some = chunk.len().min(count as usize);
         stream.write_all(&chunk[..some])?;
         count -= some as u64;
+    }
+    Ok(())
+}
+
+/// Whatever becomes of each: the call fails, or nothing comes of it.
+fn send_in_vain(count: u64) -> Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    for _ in 0..count {
+        socket.send_to(&[0; 18], (NOWHERE, PORT)).ok();
     }
     Ok(())
 }

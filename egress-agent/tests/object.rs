@@ -60,7 +60,7 @@ const MAPS: [(&str, Shape); 19] = {
         ("FLOWS", (ARRAY_OF_MAPS, 4, 4, 1_024)),
         ("OPENING", (ARRAY_OF_MAPS, 4, 4, 1_024)),
         ("ORIGINS", (ARRAY_OF_MAPS, 4, 4, 1_024)),
-        ("SOCKETS", (SK_STORAGE, 4, 320, 0)),
+        ("SOCKETS", (SK_STORAGE, 4, 240, 0)),
         ("ACCEPTED", (SK_STORAGE, 4, 72, 0)),
         ("COUNTERS", (PER_CPU_ARRAY, 4, 8, 65_536)),
         ("REPORTS", (ARRAY_OF_MAPS, 4, 4, 1_024)),

@@ -16,9 +16,9 @@ pub const TO_RESOLVER: u8 = 2;
 pub struct Socket {
     /// Its creator. The first field, so that it has the address of the whole.
     pub process: Process,
-    /// What its calls, its packets and their frames were allowed last, see [`AT_CALL`] and what
-    /// follows. Not the last field: whoever reads it may read a word too far.
-    pub decided: [Decided; 3],
+    /// What its packets and their frames were allowed last, see [`AT_EGRESS`] and [`AT_LINK`]. Not
+    /// the last field: whoever reads it may read a word too far.
+    pub decided: [Decided; 2],
     /// The last destination that the application named.
     pub destination: Address,
     /// The cgroup of its endpoint. Not the endpoint's id: the socket may outlive the agent that
@@ -34,12 +34,10 @@ pub struct Socket {
     pub reserved: [u8; 5],
 }
 
-/// The place in [`Socket::decided`] of `sendmsg`.
-pub const AT_CALL: usize = 0;
 /// The place in [`Socket::decided`] of `skb egress`.
-pub const AT_EGRESS: usize = 1;
+pub const AT_EGRESS: usize = 0;
 /// The place in [`Socket::decided`] of the link.
-pub const AT_LINK: usize = 2;
+pub const AT_LINK: usize = 1;
 
 /// What was allowed last. It is written and read without a lock: `sequence` is odd while somebody
 /// writes, and another after each write.
@@ -90,4 +88,4 @@ impl Socket {
 }
 
 const _: () = assert!(size_of::<What>() == 64 && size_of::<Decided>() == 80);
-const _: () = assert!(size_of::<Socket>() == 320);
+const _: () = assert!(size_of::<Socket>() == 240);

@@ -125,7 +125,8 @@ fn is_own(socket: &Socket, endpoint: &Endpoint, attempt: &Attempt, gateway: &Gat
         && (gateway.is_at(source) || Maps::of_packets().class_of(source) == Class::Node)
 }
 
-/// Looks at what goes to an endpoint without a link; with one, the link sees it.
+/// Looks at what goes to an endpoint without a link. With one, the link sees it, and this is called for
+/// what lies below a cgroup of one without.
 #[inline(always)]
 pub(crate) fn note_inbound(ctx: &SkBuffContext) {
     let skb = Skb(ctx.skb.skb);

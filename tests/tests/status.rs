@@ -50,7 +50,7 @@ fn a_running_agent_with_everything_attached() -> Result<()> {
         "{json:#}"
     );
     ensure!(text(&json, "/endpoints/0/mode") == "Enforce", "{json:#}");
-    ensure!(count(&json, "/endpoints/0/attached") == 13, "{json:#}");
+    ensure!(count(&json, "/endpoints/0/attached") == 12, "{json:#}");
     ensure!(count(&json, "/endpoints/1/attached") == 11, "{json:#}");
     let denied = json
         .pointer("/endpoints/0/denied")

@@ -346,10 +346,11 @@ impl Instance {
                 }
             }
             if endpoint.state.cgroup.is_some() {
-                match self
-                    .enforcer
-                    .attach_cgroup(&endpoint.name, &endpoint.cgroup)
-                {
+                let has_link = endpoint.state.link.is_some();
+                let attached =
+                    self.enforcer
+                        .attach_cgroup(&endpoint.name, &endpoint.cgroup, has_link);
+                match attached {
                     Err(error) if !skipped(&error) => return Err(error.into()),
                     Ok(()) | Err(_) => {}
                 }

@@ -100,7 +100,7 @@ impl Status {
             let named = names.iter().find(|named| named.id == endpoint.id);
             let mut wanted = Vec::new();
             if endpoint.cgroup != 0 {
-                wanted.extend(cgroup_programs());
+                wanted.extend(cgroup_programs(endpoint.has(HAS_LINK)));
             }
             if endpoint.has(HAS_LINK) {
                 wanted.extend(link_programs());

@@ -24,7 +24,7 @@ pub type Hook = (&'static str, u32);
 /// nothing is denied for want of a memory.
 const CGROUP_HOOKS: &[Hook] = &[
     ("egress_sock_create", 2),
-    ("egress_skb_ingress", 0),
+    INBOUND,
     ("egress_recvmsg4", 19),
     ("egress_recvmsg6", 20),
     ("egress_getpeername4", 29),
@@ -35,6 +35,8 @@ const CGROUP_HOOKS: &[Hook] = &[
     ("egress_sendmsg6", 15),
     ("egress_skb_egress", 1),
 ];
+/// The one that sees what comes to an endpoint's sockets. Where the endpoint has a link that sees it.
+const INBOUND: Hook = ("egress_skb_ingress", 0);
 /// The programs on the gateway's cgroup.
 const GATEWAY_HOOKS: &[Hook] = &[
     ("gateway_sock_ops", 3),
@@ -53,9 +55,14 @@ const LINK_SIDES: &[(&str, Side)] = &[
     ("egress_link_out", Side::Ingress),
 ];
 
+fn cgroup_hooks(has_link: bool) -> impl Iterator<Item = Hook> {
+    let hooks = CGROUP_HOOKS.iter().copied();
+    hooks.filter(move |hook| !has_link || *hook != INBOUND)
+}
+
 /// The names of the programs on an endpoint's cgroup.
-pub fn cgroup_programs() -> impl Iterator<Item = &'static str> {
-    CGROUP_HOOKS.iter().map(|(name, _)| *name)
+pub fn cgroup_programs(has_link: bool) -> impl Iterator<Item = &'static str> {
+    cgroup_hooks(has_link).map(|(name, _)| name)
 }
 
 /// The names of the programs on the gateway's cgroup.
@@ -131,9 +138,31 @@ impl AttachError {
 
 impl Enforcer {
     /// Attaches the endpoint programs to a cgroup and all below it. `name` tells its pins apart
-    /// within the instance.
-    pub fn attach_cgroup(&mut self, name: &str, cgroup: &Path) -> Result<(), AttachError> {
-        self.attach_to_cgroup(CGROUP_HOOKS, name, cgroup)
+    /// within the instance. What a link does as well is left to it.
+    pub fn attach_cgroup(
+        &mut self,
+        name: &str,
+        cgroup: &Path,
+        has_link: bool,
+    ) -> Result<(), AttachError> {
+        let hooks: Vec<Hook> = cgroup_hooks(has_link).collect();
+        self.attach_to_cgroup(&hooks, name, cgroup)?;
+        if has_link {
+            self.detach(INBOUND, name)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the link that is pinned under these names, if there is one.
+    fn detach(&mut self, hook: Hook, name: &str) -> Result<(), AttachError> {
+        let path = bpffs::link(&self.pins, &pin_name(name, hook.0));
+        self.held.remove(&path);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(pin_error(hook.0, &path)(error))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Attaches the gateway's programs to its cgroup.
