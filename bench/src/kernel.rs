@@ -227,8 +227,13 @@ fn scattered(n: u32) -> u32 {
 fn entries(size: Size) -> Vec<DirectEntry> {
     let hosts = (0..size.hosts).map(|n| entry(host(n), 32));
     let networks = (0..size.networks).map(|n| entry(network(n), NETWORK_BITS));
-    let scene = scene::direct().remove(&scene::SET).into_iter().flatten();
-    scene.chain(hosts).chain(networks).collect()
+    let own = scene::DIRECT.iter().filter(|(set, ..)| *set == scene::SET);
+    let own = own.map(|(_, protocol, text, port)| DirectEntry {
+        network: scene::network(text),
+        protocol: *protocol,
+        port: *port,
+    });
+    own.chain(hosts).chain(networks).collect()
 }
 
 /// The prefix length of the networks.

@@ -8,7 +8,11 @@ use aya::{
     maps::{Array, ArrayOfMaps, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
     programs::{CgroupSkb, SchedClassifier},
 };
-use egress_agent::enforcer::{OBJECT, direct, own};
+use egress_agent::enforcer::{
+    OBJECT,
+    direct::{self, DirectEntry},
+    own,
+};
 use egress_common::{
     address::Address,
     endpoint::Endpoint,
@@ -243,7 +247,16 @@ impl Kernel {
     }
 
     fn set_direct(&mut self) {
-        for (set, entries) in scene::direct() {
+        let mut sets = BTreeMap::<_, Vec<_>>::new();
+        for (set, protocol, text, port) in scene::DIRECT {
+            let network = scene::network(text);
+            sets.entry(set).or_default().push(DirectEntry {
+                network,
+                protocol,
+                port,
+            });
+        }
+        for (set, entries) in sets {
             direct::give(&mut self.0, set, &entries).unwrap();
         }
     }

@@ -1,9 +1,8 @@
 //! One endpoint, its link and its direct entries, the gateway, node and cluster: what the maps hold, and
 //! the same tables for the parser and the decision in user space.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 
-use egress_agent::enforcer::direct::DirectEntry;
 use egress_common::{
     address::Address,
     attempt::Attempt,
@@ -66,21 +65,6 @@ pub(crate) const DIRECT: [(u32, u8, &str, u16); 5] = [
     (SET, 6, "fd00:8::/32", 9_000),
     (SET + 1, 6, "10.9.0.10/32", 5_432),
 ];
-
-/// The same by set, as the enforcer takes them.
-pub(crate) fn direct() -> BTreeMap<u32, Vec<DirectEntry>> {
-    let mut sets = BTreeMap::<_, Vec<_>>::new();
-    for (set, protocol, text, port) in DIRECT {
-        let network = network(text);
-        let entry = DirectEntry {
-            network,
-            protocol,
-            port,
-        };
-        sets.entry(set).or_default().push(entry);
-    }
-    sets
-}
 
 pub(crate) fn address(text: &str) -> Address {
     text.parse::<IpAddr>().unwrap().into()
