@@ -57,7 +57,7 @@ fn runs(found: &Value) -> String {
     });
     lines(
         "A packet in the link's program, ns above an empty program",
-        "direct entries of each kind",
+        "direct entries",
         &labels.collect::<Vec<_>>(),
         &series,
     )
@@ -85,15 +85,21 @@ fn flood(found: &Value) -> String {
 }
 
 fn tcp(found: &Value) -> String {
-    let panels = ["gigabyte", "connection"].map(|part| {
+    let panels = [
+        ("gigabyte", "TCP, a gigabyte"),
+        ("connection", "TCP, a connection"),
+        ("denied", "UDP, a denied datagram, the sender alone"),
+    ];
+    let panels = panels.map(|(part, title)| {
         let of = &found[part];
         let bars = vec![
             Bar::new("no filter".into(), &of["without"]),
+            Bar::new("nftables set".into(), &of["nftables"]),
             Bar::new("egress-agent".into(), &of["with"]),
         ];
-        (format!("a {part}, {}", text(&of["unit"])), bars)
+        (format!("{title}, {}", text(&of["unit"])), bars)
     });
-    bars("TCP over veth: CPU of both ends", &panels)
+    bars("The whole agent on a pod's veth: CPU of both ends", &panels)
 }
 
 struct Bar {
