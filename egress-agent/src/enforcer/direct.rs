@@ -10,20 +10,20 @@ use std::{
     sync::Arc,
 };
 
+mod prefixes;
+mod watch;
+
 use aya::maps::{Array, MapData, lpm_trie::Key};
-use egress_common::{
-    address::Address,
-    maps::{self, DirectKey, MAX_SETS, Prefix, Prefixes, ReplyKey},
-};
+use egress_common::maps::{self, DirectKey, MAX_SETS, Prefixes, ReplyKey};
 use ipnet::IpNet;
 
 use crate::enforcer::{
     Enforcer, EnforcerError,
     attach::pin as pin_again,
     bpffs,
+    direct::prefixes::extended,
     own::{failed, is_in_place},
     state, sys,
-    tamper::Fault,
     written::{MapCopy, Mark, mark},
 };
 
@@ -32,9 +32,6 @@ const BATCH: usize = 4_096;
 
 /// The least that a map has room for.
 const LEAST: u32 = 16;
-
-/// Sets that one look of the watch is at.
-const AT_ONCE: usize = 64;
 
 /// A direct entry: packets that pass beside the gateway. Of `replies` the network is who may open,
 /// and the port the endpoint's own.
@@ -355,60 +352,6 @@ impl Enforcer {
     fn set_pin(&self, place: u32) -> PathBuf {
         bpffs::map(&self.pins, &pin_name(place))
     }
-
-    /// Looks whether sets are where they should be and hold what they should, of some sets a call,
-    /// and mends them.
-    pub(super) fn mend_direct(&mut self) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        let mut looked = 0;
-        for _ in 0..AT_ONCE.min(self.sets.by_number.len()) {
-            let mut after = self.sets.by_number.range(self.sets.looked + 1..);
-            let Some(number) = after.next().map(|(number, _)| *number) else {
-                self.sets.looked = 0;
-                continue;
-            };
-            faults.extend(self.mend_place(number));
-            let place = self.sets.place(number);
-            let Some(held) = self.held_mut(number) else {
-                self.sets.looked = number;
-                continue;
-            };
-            let (count, fault) = held.copy.mend(&pin_name(place));
-            faults.extend(fault);
-            looked += count;
-            // What is large is gone through in several looks.
-            if held.copy.is_gone_through() {
-                self.sets.looked = number;
-            }
-            if looked >= MapCopy::AT_ONCE {
-                break;
-            }
-        }
-        faults
-    }
-
-    fn mend_place(&self, number: u32) -> Option<Fault> {
-        let set = self.sets.by_number.get(&number)?;
-        let held = set.held.as_ref()?;
-        let outer = self.written.map(maps::DIRECT).ok()?;
-        let pin = self.set_pin(set.place);
-        let what = if !is_in_place(outer, set.place, held.id) {
-            "it was gone or another"
-        } else if !sys::get(&pin)
-            .is_ok_and(|map| sys::id(map.as_fd()).is_ok_and(|id| id == held.id))
-        {
-            "its pin was gone or another's"
-        } else {
-            return None;
-        };
-        let mended = sys::put_map(outer, set.place, held.copy.fd())
-            .and_then(|()| pin_again(held.copy.fd(), &pin));
-        Some(Fault {
-            endpoint: None,
-            what: format!("map {}: {what}", pin_name(set.place)),
-            failed: mended.err().map(|error| error.to_string()),
-        })
-    }
 }
 
 /// Fills a set where there is no instance: for tests and measurements. Nothing is pinned.
@@ -470,47 +413,6 @@ fn written(map: BorrowedFd<'_>, marks: &[Mark]) -> (usize, io::Result<()>) {
     (done, Ok(()))
 }
 
-/// With the prefix lengths of these entries, those of most entries first; what is known stays where
-/// it is.
-fn extended(known: &Prefixes, entries: &[DirectEntry]) -> Prefixes {
-    let (mut v4, mut v6) = (Counts::new(), Counts::new());
-    for entry in entries {
-        let address = Address::from(entry.network.network());
-        let bits = bits(&entry.network);
-        let counts = match address.is_v4() && bits >= 96 {
-            true => &mut v4,
-            false => &mut v6,
-        };
-        *counts.entry((bits, entry.port == 0)).or_default() += 1;
-    }
-    let mut prefixes = *known;
-    extend(&mut prefixes.v4, v4);
-    extend(&mut prefixes.v6, v6);
-    prefixes
-}
-
-/// How many entries there are of a prefix length, for single ports or for every port.
-type Counts = BTreeMap<(u8, bool), usize>;
-
-fn extend(list: &mut [Prefix], counts: Counts) {
-    let mut counts: Vec<_> = counts.into_iter().collect();
-    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    for ((bits, is_every_port), _) in counts {
-        let prefix = Prefix {
-            bits_and_one: bits + 1,
-            reserved: 0,
-            port_mask: if is_every_port { 0 } else { u16::MAX },
-        };
-        // There is a place for each.
-        let place = list
-            .iter_mut()
-            .find(|it| **it == prefix || **it == Prefix::END);
-        if let Some(place) = place {
-            *place = prefix;
-        }
-    }
-}
-
 /// What is wanted and not written, and what is written and not wanted; both in order.
 fn difference(wanted: &[Mark], written: &BTreeSet<Mark>) -> (Vec<Mark>, Vec<Mark>) {
     let (mut missing, mut extra) = (Vec::new(), Vec::new());
@@ -553,69 +455,5 @@ mod tests {
                 "{wanted:?} {written:?}"
             );
         }
-    }
-
-    fn entries(networks: &[(&str, u16)]) -> Vec<DirectEntry> {
-        let networks = networks.iter();
-        let entries = networks.map(|(network, port)| DirectEntry {
-            network: network.parse().unwrap(),
-            protocol: 6,
-            port: *port,
-        });
-        entries.collect()
-    }
-
-    /// Prefix lengths, and whether for every port.
-    fn lists(prefixes: &Prefixes) -> [Vec<(u8, bool)>; 2] {
-        let list = |all: &[Prefix]| {
-            let all = all.iter().take_while(|prefix| **prefix != Prefix::END);
-            all.map(|prefix| (prefix.bits_and_one - 1, prefix.port_mask == 0))
-                .collect()
-        };
-        [list(&prefixes.v4), list(&prefixes.v6)]
-    }
-
-    #[test]
-    fn prefix_lengths_of_most_entries_are_looked_for_first() {
-        let found = extended(
-            &Prefixes::NONE,
-            &entries(&[
-                ("10.0.0.0/8", 443),
-                ("192.0.2.1/32", 443),
-                ("192.0.2.2/32", 443),
-                ("192.0.2.2/32", 0),
-                ("2001:db8::/32", 0),
-                ("::/0", 53),
-            ]),
-        );
-        assert_eq!(
-            lists(&found),
-            [
-                vec![(128, false), (104, false), (128, true)],
-                vec![(0, false), (32, true)]
-            ]
-        );
-    }
-
-    #[test]
-    fn prefix_lengths_that_are_looked_for_stay_where_they_are() {
-        let first = extended(&Prefixes::NONE, &entries(&[("10.0.0.0/8", 443)]));
-        let more = entries(&[("192.0.2.1/32", 0), ("192.0.2.2/32", 0), ("10.0.0.0/8", 0)]);
-        assert_eq!(
-            lists(&extended(&first, &more))[0],
-            [(104, false), (128, true), (104, true)]
-        );
-        assert_eq!(lists(&extended(&first, &[])), lists(&first));
-    }
-
-    #[test]
-    fn there_is_a_place_for_every_prefix_length() {
-        let v4 = (0..=32).map(|bits| format!("0.0.0.0/{bits}"));
-        let v6 = (0..=128).map(|bits| format!("::/{bits}"));
-        let all: Vec<String> = v4.chain(v6).collect();
-        let all = all.iter().flat_map(|it| [(it.as_str(), 1), (it, 0)]);
-        let all: Vec<(&str, u16)> = all.collect();
-        let [v4, v6] = lists(&extended(&Prefixes::NONE, &entries(&all)));
-        assert_eq!((v4.len(), v6.len()), (66, 258));
     }
 }
