@@ -183,7 +183,9 @@ impl Lane {
         let sender = pod.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
         // Some tables have fewer.
         let all = entries.max(MANY);
-        let addresses = (0..MANY).map(|n| kernel::host(n * (all / MANY)).into());
+        // Not one after the other as they were added, which lie side by side in some tables.
+        let order = (0..MANY).map(|n| n.wrapping_mul(1_237) % MANY);
+        let addresses = order.map(|n| kernel::host(n * (all / MANY)).into());
         Ok(Self {
             filter,
             entries,
