@@ -30,6 +30,9 @@ pub struct Config {
     /// Where records go.
     #[serde(default)]
     pub records: RecordsConfig,
+    /// How another agent takes over.
+    #[serde(default)]
+    pub hand_over: HandOverConfig,
     /// Who is enforced.
     pub endpoints: Vec<EndpointConfig>,
 }
@@ -75,6 +78,26 @@ impl Default for GatewayConfig {
 pub struct RecordsConfig {
     /// A file, relative to the configuration; standard output where it is left out.
     pub path: Option<PathBuf>,
+}
+
+/// How another agent takes over from this one.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct HandOverConfig {
+    /// How long the other may take; then it is ended, and this one goes on.
+    pub deadline_seconds: u64,
+    /// How long what is connected may go on afterwards.
+    pub drain_seconds: u64,
+}
+
+impl Default for HandOverConfig {
+    fn default() -> Self {
+        Self {
+            // All is attached in a few seconds, on a busy machine in some more.
+            deadline_seconds: 60,
+            drain_seconds: 60,
+        }
+    }
 }
 
 /// One endpoint.
@@ -213,6 +236,11 @@ fn check(config: &Config) -> Result<(), String> {
     if gateway.port < 1024 || gateway.dns_port < 1024 {
         return Err("gateway.port and gateway.dnsPort must be 1024 or more: the gateway has no privilege to open others".into());
     }
+    if config.hand_over.deadline_seconds == 0 {
+        return Err(
+            "handOver.deadlineSeconds is 0: nobody takes over in no time; 60 is the default".into(),
+        );
+    }
     if config.endpoints.is_empty() {
         return Err("endpoints is empty: name at least one, with its cgroup".into());
     }
@@ -336,6 +364,10 @@ mod tests {
             (
                 "gateway: {user: 0}\nendpoints:\n  - {name: a, cgroup: /x}\n",
                 "never runs as root",
+            ),
+            (
+                "handOver: {deadlineSeconds: 0}\nendpoints:\n  - {name: a, cgroup: /x}\n",
+                "in no time",
             ),
         ] {
             let message = load_text(text).unwrap_err().to_string();

@@ -34,6 +34,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
 };
+use tokio::sync::watch;
 
 /// The BPF object, as `cargo xtask build-ebpf` made it: an ELF file, aligned for parsing in place.
 pub static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
@@ -121,6 +122,8 @@ pub struct Enforcer {
     looked: u32,
     /// The direct entries, by set.
     sets: Sets,
+    /// Dropped, whoever forwards events tells of the last ones and ends.
+    forwarding: Option<watch::Sender<()>>,
 }
 
 impl Enforcer {
@@ -155,6 +158,7 @@ impl Enforcer {
             silent: 0,
             looked: 0,
             sets: Sets::default(),
+            forwarding: None,
         };
         enforcer.adopt_own()?;
         enforcer.adopt_direct()?;

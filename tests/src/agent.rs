@@ -307,12 +307,8 @@ impl<'world> Agent<'world> {
     }
 
     fn signal(&self, signal: i32) -> Result<()> {
-        let pid = i32::try_from(self.pid()?).context("a pid")?;
-        // SAFETY: kill(2) with integers; the child is ours and was not waited for.
-        match unsafe { libc::kill(pid, signal) } {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()).context("could not signal the agent"),
-        }
+        let child = self.child.as_ref().context("the agent is not running")?;
+        process::signal(child, signal)
     }
 }
 

@@ -100,6 +100,19 @@ pub fn wait(child: &mut Child, patience: Duration) -> Result<ExitStatus> {
     }
 }
 
+/// Sends a signal to a child that was not waited for.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn signal(child: &Child, signal: i32) -> Result<()> {
+    let pid = i32::try_from(child.id()).context("a pid")?;
+    // SAFETY: kill(2) with integers; the pid is the child's, which was not waited for.
+    match unsafe { libc::kill(pid, signal) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()).context("could not send a signal"),
+    }
+}
+
 /// Asks until there is an answer, for as long as [`PATIENCE`].
 ///
 /// # Errors

@@ -1,6 +1,9 @@
 //! One agent takes over from another.
 
 use std::{
+    fs,
+    os::unix::process::ExitStatusExt as _,
+    process::Child,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::Duration,
@@ -55,13 +58,19 @@ fn under_traffic<'a>(
     Ok(tried.load(Ordering::Relaxed))
 }
 
-/// That every attempt was told of once, nothing was lost, and nobody took the other for a tamperer.
-fn expect_exact(agent: &Agent<'_>, tried: u64) -> Result<()> {
+/// That every attempt was told of once.
+fn expect_all_told(agent: &Agent<'_>, tried: u64) -> Result<()> {
     let told = agent
         .records
         .matching(|record| record.kind().starts_with("bypass") && record.is_to(nowhere4(7)))?;
     let count: u64 = told.iter().map(Record::count).sum();
     ensure!(count == tried, "{tried} tried, {count} told: {told:#?}");
+    Ok(())
+}
+
+/// The same, and that nothing was lost and nobody took the other for a tamperer.
+fn expect_exact(agent: &Agent<'_>, tried: u64) -> Result<()> {
+    expect_all_told(agent, tried)?;
     let wrong = agent.records.matching(|record| {
         record.kind() == "lost" || ["tampered", "kept"].contains(&record.text("/state"))
     })?;
@@ -69,17 +78,12 @@ fn expect_exact(agent: &Agent<'_>, tried: u64) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn nothing_passes_nothing_fails_and_everything_is_told() -> Result<()> {
+/// Under traffic, `work` changes nothing that anybody but the two agents would notice.
+fn goes_unnoticed(work: impl FnOnce(&mut Agent<'_>) -> Result<()>) -> Result<()> {
     let scene = Scene::new()?;
     let mut agent = scene.enforce(&Config::default())?;
     scene.capture.clear();
-    let tried = under_traffic(&scene, &mut agent, |agent| {
-        for _ in 0..3 {
-            agent.take_over(&[])?;
-        }
-        Ok(())
-    })?;
+    let tried = under_traffic(&scene, &mut agent, work)?;
     agent.expect_left()?;
     scene.expect_nothing(nowhere4(7))?;
     agent.stop()?;
@@ -87,25 +91,21 @@ fn nothing_passes_nothing_fails_and_everything_is_told() -> Result<()> {
 }
 
 #[test]
+fn nothing_passes_nothing_fails_and_everything_is_told() -> Result<()> {
+    goes_unnoticed(|agent| (0..3).try_for_each(|_| agent.take_over(&[])))
+}
+
+#[test]
 fn to_other_programs() -> Result<()> {
-    let scene = Scene::new()?;
-    let mut agent = scene.enforce(&Config::default())?;
-    scene.capture.clear();
     // With other code in them: they say what they do.
-    let tried = under_traffic(&scene, &mut agent, |agent| {
-        agent.take_over(&[("RUST_LOG", "debug")])
-    })?;
-    agent.expect_left()?;
-    scene.expect_nothing(nowhere4(7))?;
-    agent.stop()?;
-    expect_exact(&agent, tried)
+    goes_unnoticed(|agent| agent.take_over(&[("RUST_LOG", "debug")]))
 }
 
 #[test]
 fn what_is_connected_goes_on_until_it_ends() -> Result<()> {
     let scene = Scene::new()?;
     let large = scene.world.internet.files().join("large");
-    std::fs::write(large, vec![7; 300_000])?;
+    fs::write(large, vec![7; 300_000])?;
     let mut agent = scene.enforce(&Config::default())?;
     let line = [
         "curl",
@@ -167,22 +167,112 @@ fn a_successor_that_is_killed_changes_nothing() -> Result<()> {
     let scene_works = scene.curl(&["https://allowed.test/"])?;
     scene_works.ok()?;
     agent.stop()?;
-    let told = agent
-        .records
-        .matching(|record| record.kind().starts_with("bypass") && record.is_to(nowhere4(7)))?;
-    let count: u64 = told.iter().map(Record::count).sum();
-    ensure!(count == tried, "{tried} tried, {count} told: {told:#?}");
+    expect_all_told(&agent, tried)
+}
+
+/// How long a successor may take, in tests in which it takes longer.
+const DEADLINE: &str = "handOver: { deadlineSeconds: 2 }\n";
+
+/// Waits until the agent has taken everything back, for the so-maniest time.
+fn expect_kept(agent: &Agent<'_>, times: usize) -> Result<()> {
+    process::eventually("the agent to go on", || {
+        let kept = agent.records.matching(|it| it.text("/state") == "kept")?;
+        ensure!(kept.len() <= times, "{kept:#?}");
+        Ok((kept.len() == times).then_some(()))
+    })
+}
+
+/// A successor from the moment on which the agent hands over.
+fn successor_within(agent: &Agent<'_>) -> Result<Child> {
+    let before = agent.log()?.matches("takes over").count();
+    let successor = agent.successor()?;
+    process::eventually("the agent to hand over", || {
+        let begun = agent.log()?.matches("takes over").count();
+        Ok((begun > before).then_some(()))
+    })?;
+    Ok(successor)
+}
+
+#[test]
+fn a_successor_that_hangs_is_ended_and_changes_nothing() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut agent = scene.enforce(&Config::default())?;
+    agent.reload_config(&(fs::read_to_string(agent.config())? + DEADLINE))?;
+    let mut successor = successor_within(&agent)?;
+    process::signal(&successor, libc::SIGSTOP)?;
+    expect_kept(&agent, 1)?;
+    let status = process::wait(&mut successor, process::PATIENCE)?;
+    ensure!(status.signal() == Some(libc::SIGKILL), "{status}");
+    // Another one is not harmed by that.
+    agent.take_over(&[])?;
+    agent.expect_left()
+}
+
+#[test]
+fn one_that_nobody_waits_for_any_more_does_not_leave() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut agent = scene.enforce(&Config::default())?;
+    let mut successor = successor_within(&agent)?;
+    agent.freeze()?;
+    let status = process::wait(&mut successor, process::PATIENCE)?;
+    ensure!(!status.success(), "it took over");
+    agent.thaw()?;
+    expect_kept(&agent, 1)?;
+    scene.curl(&["https://allowed.test/"])?.ok()?;
+    ensure!(agent.stop()?.success(), "it did not stop well");
     Ok(())
+}
+
+#[test]
+fn what_cannot_be_taken_back_at_once_is_later() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut agent = scene.enforce(&Config::default())?;
+    let mut successor = successor_within(&agent)?;
+    process::signal(&successor, libc::SIGSTOP)?;
+    // No more descriptors, without which there are no buffers for what the kernel reports.
+    let before = limit_descriptors(agent.pid()?, 16)?;
+    successor.kill()?;
+    successor.wait()?;
+    process::eventually("the agent to say what it cannot", || {
+        let said = agent.log()?.contains("not everything can be taken back");
+        Ok(said.then_some(()))
+    })?;
+    limit_descriptors(agent.pid()?, before)?;
+    expect_kept(&agent, 1)?;
+    scene.pod.attack(&DATAGRAM)?;
+    let is_told = |record: &Record| record.kind() == "bypass" && record.is_to(nowhere4(7));
+    agent.records.wait_for("a report", is_told)?;
+    scene.expect_nothing(nowhere4(7))?;
+    ensure!(agent.stop()?.success(), "it did not stop well");
+    Ok(())
+}
+
+/// Has a process open no descriptor with this number or a higher one; returns what it was before.
+fn limit_descriptors(pid: u32, limit: u64) -> Result<u64> {
+    let pid = i32::try_from(pid)?;
+    let mut limits = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: getting and setting a limit with a structure that lives across the calls.
+    let done = unsafe {
+        let (get, set) = (std::ptr::null(), std::ptr::null_mut());
+        let got = libc::prlimit(pid, libc::RLIMIT_NOFILE, get, &raw mut limits);
+        let before = std::mem::replace(&mut limits.rlim_cur, limit);
+        let done = got == 0 && libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limits, set) == 0;
+        done.then_some(before)
+    };
+    done.with_context(|| std::io::Error::last_os_error().to_string())
 }
 
 #[test]
 fn a_successor_with_a_bad_configuration_changes_nothing() -> Result<()> {
     let scene = Scene::new()?;
     let mut agent = scene.enforce(&Config::default())?;
-    let good = std::fs::read_to_string(agent.config())?;
-    std::fs::write(agent.config(), format!("{good}nonsense: true\n"))?;
+    let good = fs::read_to_string(agent.config())?;
+    fs::write(agent.config(), format!("{good}nonsense: true\n"))?;
     ensure!(agent.take_over(&[]).is_err(), "it took over");
-    std::fs::write(agent.config(), good)?;
+    fs::write(agent.config(), good)?;
     scene.curl(&["https://allowed.test/"])?.ok()?;
     scene.pod.attack(&DATAGRAM)?;
     scene.expect_nothing(nowhere4(7))?;
@@ -210,7 +300,7 @@ fn only_root_may_ask() -> Result<()> {
     let scene = Scene::new()?;
     let _agent = scene.enforce(&Config::default())?;
     let socket = format!("/run/egress-agent/{}.sock", scene.world.name());
-    ensure!(std::fs::exists(&socket)?, "there is no socket");
+    ensure!(fs::exists(&socket)?, "there is no socket");
     let script = format!(
         "import os, socket; os.setgid(65534); os.setuid(65534)\n\
          socket.socket(socket.AF_UNIX).connect({socket:?})"

@@ -1,9 +1,10 @@
 //! One agent takes an instance over from another: what they say to each other, over a Unix stream
 //! that only root can reach, one JSON message a line.
 
-use std::{fs, io, path::PathBuf, time::Duration};
+use std::{fs, io, os::fd::OwnedFd, path::PathBuf, time::Duration};
 
 use egress_common::ABI_VERSION;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -146,7 +147,10 @@ pub struct Door {
 
 /// Somebody who takes over.
 #[derive(Debug)]
-pub struct Successor(Messages);
+pub struct Successor {
+    messages: Messages,
+    process: OwnedFd,
+}
 
 impl Door {
     /// Opens it; there is one, since its agent has the instance's lock.
@@ -197,13 +201,13 @@ async fn listen(listener: UnixListener, ask: mpsc::Sender<Successor>) {
             tokio::time::sleep(SHORTAGE_PAUSE).await;
             continue;
         };
-        if !stream.peer_cred().is_ok_and(|peer| peer.uid() == 0) {
+        let Ok(process) = of_root(&stream) else {
             continue;
-        }
+        };
         let mut messages = Messages::new(stream);
         match messages.soon().await {
             Ok(FromNew::TakeOver { abi }) if abi == ABI_VERSION => {
-                if ask.send(Successor(messages)).await.is_err() {
+                if ask.send(Successor { messages, process }).await.is_err() {
                     return;
                 }
             }
@@ -216,13 +220,26 @@ async fn listen(listener: UnixListener, ask: mpsc::Sender<Successor>) {
     }
 }
 
+/// The process at the other end, which must be root's.
+fn of_root(stream: &UnixStream) -> io::Result<OwnedFd> {
+    let peer = stream.peer_cred()?;
+    if peer.uid() != 0 {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    let pid = peer.pid().and_then(Pid::from_raw);
+    Ok(pidfd_open(
+        pid.ok_or(io::ErrorKind::NotFound)?,
+        PidfdFlags::empty(),
+    )?)
+}
+
 impl Successor {
     /// Says what it has to know.
     ///
     /// # Errors
     /// It has gone.
     pub async fn hand(&mut self, handed: Handed) -> io::Result<()> {
-        self.0.send(&FromOld::HandsOver(handed)).await
+        self.messages.send(&FromOld::HandsOver(handed)).await
     }
 
     /// Waits until it serves.
@@ -230,16 +247,32 @@ impl Successor {
     /// # Errors
     /// It has gone, or speaks nonsense.
     pub async fn is_ready(&mut self) -> io::Result<()> {
-        match self.0.receive().await? {
+        match self.messages.receive().await? {
             FromNew::Ready => Ok(()),
             FromNew::TakeOver { .. } => Err(io::ErrorKind::InvalidData.into()),
         }
     }
 
+    /// Whether it still waits for this agent to leave.
+    pub async fn waits(&mut self) -> bool {
+        let said = timeout(Duration::ZERO, self.messages.receive::<FromNew>());
+        said.await.is_err()
+    }
+
     /// Says that this agent has left.
     pub async fn left(&mut self) {
         // Gone or not, it is its instance now.
-        drop(self.0.send(&FromOld::Left).await);
+        drop(self.messages.send(&FromOld::Left).await);
+    }
+
+    /// Ends it, stopped or not, and waits until it writes nothing any more.
+    pub async fn end(mut self) {
+        if let Err(error) = pidfd_send_signal(&self.process, Signal::KILL) {
+            tracing::debug!("the other agent has ended already: {error}");
+        }
+        // The stream closes with it.
+        let closed = async { while self.messages.receive::<FromNew>().await.is_ok() {} };
+        drop(timeout(ANSWER, closed).await);
     }
 }
 

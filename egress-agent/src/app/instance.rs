@@ -124,9 +124,9 @@ pub struct Instance {
     /// The gateway's process.
     pub child: GatewayChild,
     from_gateway: mpsc::UnboundedReceiver<FromGateway>,
+    /// Where the buffers' events go.
+    report: mpsc::UnboundedSender<Report>,
     reports: mpsc::UnboundedReceiver<Report>,
-    /// Of buffers in whose place others came and went.
-    before: Vec<mpsc::UnboundedReceiver<Report>>,
     /// Whether the gateway has let go of everything.
     is_drained: bool,
     names: HashMap<u32, (String, bool)>,
@@ -154,7 +154,7 @@ impl Instance {
         let mut enforcer = Enforcer::load(&bpffs::instance(name))?;
         let log = enforcer.log();
         let (report, reports) = mpsc::unbounded_channel();
-        enforcer.forward_events(report)?;
+        enforcer.forward_events(report.clone())?;
         if gateway.on_loopback {
             for address in gateway.addresses() {
                 node.add_local(address).await?;
@@ -184,8 +184,8 @@ impl Instance {
             sender,
             child,
             from_gateway,
+            report,
             reports,
-            before: Vec::new(),
             is_drained: false,
             names: HashMap::new(),
             gateway: gateway.clone(),

@@ -3,7 +3,7 @@
 use crate::{
     app::{
         follow::{Follow, Step, is_stale},
-        handover::{self, Door, Predecessor, Successor},
+        handover::{self, Door, Handed, Predecessor, Successor},
         instance::{GatewayPlan, Instance, InstanceError, remove},
         lock::Lock,
         names,
@@ -26,10 +26,6 @@ use tokio::signal::unix::{SignalKind, signal};
 /// How often windows are closed, and all that is attached and written is looked at.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long another agent may take to take over; it attaches all in a few seconds.
-const TAKING_OVER: Duration = Duration::from_secs(60);
-/// How long connections may go on after a hand-over.
-const DRAIN: Duration = Duration::from_secs(60);
 /// How long the last events may take from the kernel's buffers.
 const LAST_EVENTS: Duration = Duration::from_millis(200);
 
@@ -125,7 +121,7 @@ async fn run_locked(
         sink,
         tampered: 0,
         unfollowed: None,
-        successor: None,
+        unreclaimed: None,
     };
     running.write_names();
 
@@ -144,11 +140,11 @@ async fn run_locked(
             },
             step = follow.next(&plan) => running.step(step).await,
             successor = next_successor(door.as_mut()) => {
-                if running.hand_over(successor).await? {
+                if let Some(successor) = running.hand_over(successor).await? {
                     if let Some(door) = door.take() {
                         door.close();
                     }
-                    return running.leave(lock).await;
+                    return running.leave(lock, successor).await;
                 }
             }
             _ = tick.tick() => running.tick().await?,
@@ -184,8 +180,8 @@ struct Running {
     tampered: u64,
     /// Why the last change could not be followed: to be said once.
     unfollowed: Option<String>,
-    /// Whoever has taken over.
-    successor: Option<Successor>,
+    /// Why not everything is back that a successor was to have: to be said once.
+    unreclaimed: Option<String>,
 }
 
 /// The next agent that wants to take over; never, where nobody can ask.
@@ -199,6 +195,9 @@ async fn next_successor(door: Option<&mut Door>) -> Successor {
 impl Running {
     /// Every second.
     async fn tick(&mut self) -> anyhow::Result<()> {
+        if self.unreclaimed.is_some() {
+            self.reclaim();
+        }
         for record in self.instance.tick()? {
             self.sink.write(&record);
         }
@@ -321,59 +320,94 @@ impl Running {
         }
     }
 
-    /// Says what a successor has to know, and waits until it serves. False where it did not get that
-    /// far: then all is as before.
-    async fn hand_over(&mut self, mut successor: Successor) -> anyhow::Result<bool> {
+    /// Says what a successor has to know, and waits until it serves. `None` where it does not get
+    /// that far in time: then all is as before.
+    async fn hand_over(&mut self, mut successor: Successor) -> anyhow::Result<Option<Successor>> {
         eprintln!("another agent takes over");
         let handed = self.instance.hand_over(self.generation);
-        let mut failed = successor.hand(handed).await.err();
-        let late = tokio::time::sleep(TAKING_OVER);
-        tokio::pin!(late);
-        while failed.is_none() {
+        let time = Duration::from_secs(self.config.hand_over.deadline_seconds);
+        let served = tokio::time::timeout(time, self.until_served(&mut successor, handed));
+        let why = match served.await {
+            Ok(Ok(true)) => return Ok(Some(successor)),
+            Ok(Ok(false)) => "it has gone".to_owned(),
+            Ok(Err(error)) => return Err(error),
+            Err(_elapsed) => {
+                // Else it might go on later with what it had begun.
+                successor.end().await;
+                format!("it took longer than {time:?}, and was ended")
+            }
+        };
+        eprintln!("egress-agent: the other agent did not take over ({why}): this one goes on");
+        self.reclaim();
+        Ok(None)
+    }
+
+    /// False where the successor goes. Records are written meanwhile.
+    async fn until_served(
+        &mut self,
+        successor: &mut Successor,
+        handed: Handed,
+    ) -> anyhow::Result<bool> {
+        if successor.hand(handed).await.is_err() {
+            return Ok(false);
+        }
+        loop {
             tokio::select! {
-                () = &mut late => failed = Some(std::io::ErrorKind::TimedOut.into()),
                 record = self.instance.next() => match record {
                     Some(record) => self.sink.write(&record),
                     None => bail!("the gateway ended while another agent took over"),
                 },
                 ready = successor.is_ready() => match ready {
-                    Ok(()) => {
-                        self.successor = Some(successor);
-                        return Ok(true);
-                    }
-                    Err(error) => failed = Some(error),
+                    Ok(()) => break,
+                    Err(_gone) => return Ok(false),
                 },
             }
         }
-        eprintln!("egress-agent: the other agent did not take over: this one goes on");
-        self.instance.reclaim()?;
-        self.write_names();
-        let links = self.instance.enforcer().links();
-        let record = posture::node("kept", &self.instance.plan(), true, links);
-        self.sink.write(&record);
-        Ok(false)
-    }
-
-    /// The end after a hand-over: what there is to tell, and then the connections that the gateway
-    /// still has.
-    async fn leave(mut self, lock: &mut Option<Lock>) -> anyhow::Result<()> {
-        self.instance.drain().await?;
         // What the kernel has put into these buffers comes within a moment.
         tokio::time::sleep(LAST_EVENTS).await;
         for record in self.instance.last_records() {
             self.sink.write(&record);
         }
-        drop(lock.take());
-        if let Some(mut successor) = self.successor.take() {
-            successor.left().await;
+        // This agent may have been stopped for so long that nobody waits for it any more.
+        Ok(successor.waits().await)
+    }
+
+    /// Takes back what a successor was to have. Where something cannot be, it is tried again with
+    /// the next tick.
+    fn reclaim(&mut self) {
+        if let Err(error) = self.instance.reclaim() {
+            let why = error.to_string();
+            if self.unreclaimed.as_ref() != Some(&why) {
+                eprintln!("egress-agent: not everything can be taken back yet: {why}");
+                self.unreclaimed = Some(why);
+            }
+            return;
         }
-        eprintln!("handed over: what is connected goes on for up to {DRAIN:?}");
+        self.unreclaimed = None;
+        self.write_names();
+        let links = self.instance.enforcer().links();
+        let record = posture::node("kept", &self.instance.plan(), true, links);
+        self.sink.write(&record);
+    }
+
+    /// The end after a hand-over: the successor has the instance, and the gateway the connections
+    /// that it still has.
+    async fn leave(
+        mut self,
+        lock: &mut Option<Lock>,
+        mut successor: Successor,
+    ) -> anyhow::Result<()> {
+        drop(lock.take());
+        successor.left().await;
+        self.instance.drain().await?;
+        let time = Duration::from_secs(self.config.hand_over.drain_seconds);
+        eprintln!("handed over: what is connected goes on for up to {time:?}");
         let drained = async {
             while let Some(record) = self.instance.next_of_gateway().await {
                 self.sink.write(&record);
             }
         };
-        drop(tokio::time::timeout(DRAIN, drained).await);
+        drop(tokio::time::timeout(time, drained).await);
         for record in self.instance.last_records() {
             self.sink.write(&record);
         }

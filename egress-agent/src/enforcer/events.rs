@@ -10,12 +10,20 @@ use aya::maps::{
     perf::{PerfEvent, PerfEventArrayBuffer},
 };
 use egress_common::{event::Event, maps};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use tokio::{io::unix::AsyncFd, sync::mpsc};
+use std::{
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+    time::Duration,
+};
+use tokio::{
+    io::unix::AsyncFd,
+    sync::{mpsc, watch},
+};
 
 /// Pages of one CPU's buffer: 64 of 4 KiB hold some 2,000 events. A power of two
 /// (perf_event_open(2)), and small enough for 8 MiB of locked memory on many CPUs.
 pub(super) const PAGES: usize = 64;
+/// How long an event may be on its way into a buffer that has been replaced.
+const UNDER_WAY: Duration = Duration::from_millis(10);
 
 /// What a buffer gives.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +38,8 @@ pub enum Report {
 
 impl Enforcer {
     /// Opens the buffers of all CPUs, in the place of whoever's there are, and forwards what they
-    /// hold, until the receiver is gone. Within a tokio runtime.
+    /// hold, until the receiver is gone. Those that it had itself are emptied and closed. Within a
+    /// tokio runtime.
     pub fn forward_events(
         &mut self,
         to: mpsc::UnboundedSender<Report>,
@@ -44,6 +53,8 @@ impl Enforcer {
             cpu: 0,
             source: Box::new(error),
         })?;
+        let (current, replaced) = watch::channel(());
+        self.forwarding = Some(current);
         for cpu in cpus {
             let buffer = array
                 .open(cpu, Some(PAGES))
@@ -57,7 +68,7 @@ impl Enforcer {
                 cpu,
                 source: Box::new(error),
             })?;
-            tokio::spawn(forward(buffer, to.clone()));
+            tokio::spawn(forward(buffer, to.clone(), replaced.clone()));
         }
         Ok(())
     }
@@ -91,14 +102,30 @@ impl AsFd for Buffer {
     }
 }
 
-async fn forward(mut buffer: AsyncFd<Buffer>, to: mpsc::UnboundedSender<Report>) {
-    while let Ok(mut ready) = buffer.readable_mut().await {
+async fn forward(
+    mut buffer: AsyncFd<Buffer>,
+    to: mpsc::UnboundedSender<Report>,
+    mut replaced: watch::Receiver<()>,
+) {
+    loop {
+        let is_last = tokio::select! {
+            _replaced = replaced.changed() => true,
+            ready = buffer.readable_mut() => match ready {
+                Ok(mut ready) => {
+                    ready.clear_ready();
+                    false
+                }
+                Err(_closed) => return,
+            },
+        };
+        if is_last {
+            tokio::time::sleep(UNDER_WAY).await;
+        }
         let mut open = true;
-        ready.get_inner_mut().0.for_each(|event| {
+        buffer.get_mut().0.for_each(|event| {
             open &= to.send(decode(event)).is_ok();
         });
-        ready.clear_ready();
-        if !open {
+        if is_last || !open {
             return;
         }
     }

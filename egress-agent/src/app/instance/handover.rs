@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-
 use super::{Gone, Instance, InstanceError};
 use crate::{app::handover::Handed, gateway::protocol::ToGateway};
 
@@ -22,19 +20,16 @@ impl Instance {
     /// as it was.
     ///
     /// # Errors
-    /// Something cannot be.
+    /// Something cannot be; everything else is.
     pub fn reclaim(&mut self) -> Result<(), InstanceError> {
-        let (report, reports) = mpsc::unbounded_channel();
-        self.enforcer.forward_events(report)?;
-        let before = std::mem::replace(&mut self.reports, reports);
-        self.before.push(before);
+        let forwarded = self.enforcer.forward_events(self.report.clone());
         let plan = Arc::clone(&self.plan);
-        self.enforce(&plan, Gone::Skip)?;
+        let enforced = self.enforce(&plan, Gone::Skip);
         // Its own programs in the place of the other's; that is no tampering.
         for fault in self.enforcer.mend() {
             tracing::debug!("taken back: {fault:?}");
         }
-        Ok(())
+        forwarded.map_err(InstanceError::from).and(enforced)
     }
 
     /// Has the gateway take nothing more.

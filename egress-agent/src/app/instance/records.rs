@@ -66,11 +66,9 @@ impl Instance {
     /// What has been told and not been written yet. Windows stay for whoever comes after.
     pub fn last_records(&mut self) -> Vec<Record> {
         let mut records = Vec::from(std::mem::take(&mut self.waiting));
-        let mut reports = Vec::new();
-        for queue in self.before.iter_mut().chain([&mut self.reports]) {
-            reports.extend(std::iter::from_fn(|| queue.try_recv().ok()));
+        while let Ok(report) = self.reports.try_recv() {
+            records.extend(self.reported(report));
         }
-        records.extend(reports.into_iter().flat_map(|it| self.reported(it)));
         while let Ok(message) = self.from_gateway.try_recv() {
             records.extend(self.record_of(message));
         }
