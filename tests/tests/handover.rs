@@ -105,13 +105,13 @@ fn to_other_programs() -> Result<()> {
 fn what_is_connected_goes_on_until_it_ends() -> Result<()> {
     let scene = Scene::new()?;
     let large = scene.world.internet.files().join("large");
-    fs::write(large, vec![7; 300_000])?;
+    fs::write(large, vec![7; 600_000])?;
     let mut agent = scene.enforce(&Config::default())?;
     let line = [
         "curl",
         "-sS",
         "--max-time",
-        "20",
+        "40",
         "--limit-rate",
         "40K",
         "-o",
@@ -197,15 +197,23 @@ fn successor_within(agent: &Agent<'_>) -> Result<Child> {
 fn a_successor_that_hangs_is_ended_and_changes_nothing() -> Result<()> {
     let scene = Scene::new()?;
     let mut agent = scene.enforce(&Config::default())?;
-    agent.reload_config(&(fs::read_to_string(agent.config())? + DEADLINE))?;
-    let mut successor = successor_within(&agent)?;
-    process::signal(&successor, libc::SIGSTOP)?;
-    expect_kept(&agent, 1)?;
-    let status = process::wait(&mut successor, process::PATIENCE)?;
-    ensure!(status.signal() == Some(libc::SIGKILL), "{status}");
-    // Another one is not harmed by that.
-    agent.take_over(&[])?;
-    agent.expect_left()
+    let usual = fs::read_to_string(agent.config())?;
+    agent.reload_config(&format!("{usual}{DEADLINE}"))?;
+    scene.capture.clear();
+    let tried = under_traffic(&scene, &mut agent, |agent| {
+        let mut successor = successor_within(agent)?;
+        process::signal(&successor, libc::SIGSTOP)?;
+        expect_kept(agent, 1)?;
+        let status = process::wait(&mut successor, process::PATIENCE)?;
+        ensure!(status.signal() == Some(libc::SIGKILL), "{status}");
+        // Another one is not harmed by that.
+        agent.reload_config(&usual)?;
+        agent.take_over(&[])
+    })?;
+    agent.expect_left()?;
+    scene.expect_nothing(nowhere4(7))?;
+    agent.stop()?;
+    expect_all_told(&agent, tried)
 }
 
 #[test]

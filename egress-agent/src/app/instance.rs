@@ -197,6 +197,10 @@ impl Instance {
         };
         instance.put(plan, Gone::Refuse).await?;
         instance.plan = Arc::new(plan.clone());
+        if predecessor.is_some() {
+            // Last, since what it has taken ends with it, should the rest fail.
+            instance.serve().await?;
+        }
         Ok(instance)
     }
 
@@ -257,13 +261,10 @@ impl Instance {
     async fn put(&mut self, plan: &Plan, gone: Gone) -> Result<(), InstanceError> {
         self.generation += 1;
         let endpoints = plan.for_gateway(self.generation);
-        self.sender.send(&ToGateway::Endpoints(endpoints)).await?;
-        let applied = tokio::time::timeout(READY, self.applied()).await;
-        applied.unwrap_or_else(|_elapsed| {
-            let seconds = READY.as_secs();
-            let message = format!("it did not take the policy up within {seconds} s");
-            Err(InstanceError::Gateway(message))
-        })?;
+        let applied = FromGateway::Applied {
+            generation: self.generation,
+        };
+        self.ask(ToGateway::Endpoints(endpoints), applied).await?;
         self.enforce(plan, gone)
     }
 
@@ -321,14 +322,24 @@ impl Instance {
         Ok(())
     }
 
-    /// Waits until the gateway works by the generation that it was sent.
-    async fn applied(&mut self) -> Result<(), InstanceError> {
+    /// Says something to the gateway, and waits until it says that it has done so.
+    async fn ask(&mut self, message: ToGateway, done: FromGateway) -> Result<(), InstanceError> {
+        self.sender.send(&message).await?;
+        let answered = tokio::time::timeout(READY, self.answered(&done)).await;
+        answered.unwrap_or_else(|_elapsed| {
+            let message = format!("it did not answer within {} s", READY.as_secs());
+            Err(InstanceError::Gateway(message))
+        })
+    }
+
+    async fn answered(&mut self, done: &FromGateway) -> Result<(), InstanceError> {
         loop {
             match self.from_gateway.recv().await {
-                Some(FromGateway::Applied { generation }) if generation == self.generation => {
-                    return Ok(());
-                }
                 Some(FromGateway::Record(record)) => self.waiting.push_back(enriched(*record)),
+                Some(FromGateway::Failed { message }) => {
+                    return Err(InstanceError::Gateway(message));
+                }
+                Some(answer) if answer == *done => return Ok(()),
                 Some(_) => {}
                 None => return Err(InstanceError::Gateway("it ended".into())),
             }

@@ -16,7 +16,7 @@ use super::{connection, worker::Worker};
 const BACKLOG: i32 = 4_096;
 /// How long accepting pauses when descriptors or memory are short.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
-/// How long what is in queues may take when no more is to be taken.
+/// How long a datagram may be on its way into the queue of a socket that gets no more.
 const IN_QUEUES: Duration = Duration::from_millis(200);
 /// Idle time before the first probe, and between probes.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -145,45 +145,61 @@ impl Sockets {
         Ok(sockets)
     }
 
-    /// Starts serving, on the worker's own thread, until it is to drain.
+    /// Starts serving, on the worker's own thread, until no more is to be taken.
     ///
     /// # Errors
     /// The runtime does not take a socket.
     pub fn serve(self, worker: &Rc<Worker>) -> io::Result<()> {
+        // What waits in the queues of connections is for the others that have these sockets.
+        let at_once = || std::future::ready(());
         for listener in self.tcp {
             let listener = TcpListener::from_std(listener)?;
             let accept = accept(listener, worker.clone(), connection::serve);
-            spawn_local(until_drained(worker.clone(), accept));
+            spawn_local(until_drained(worker.clone(), accept, at_once));
         }
         for listener in self.dns_tcp {
             let listener = TcpListener::from_std(listener)?;
             let accept = accept(listener, worker.clone(), super::dns::serve_tcp);
-            spawn_local(until_drained(worker.clone(), accept));
+            spawn_local(until_drained(worker.clone(), accept, at_once));
         }
         for socket in self.dns_udp {
             let socket = Rc::new(UdpSocket::from_std(socket)?);
-            let serve = super::dns::serve_udp(socket, worker.clone());
-            spawn_local(until_drained(worker.clone(), serve));
+            let serve = super::dns::serve_udp(socket.clone(), worker.clone());
+            let empty = move || until_empty(socket);
+            spawn_local(until_drained(worker.clone(), serve, empty));
         }
         Ok(())
     }
 }
 
-/// What is being served goes on; nothing more is taken but what is in queues already.
-async fn until_drained(worker: Rc<Worker>, serve: impl Future<Output = ()>) {
-    if worker.shared.waits {
-        // Gone, the gateway ends as a whole.
-        drop(worker.shared.table.clone().changed().await);
-    }
+/// What is being served goes on; nothing more is taken once it is to drain and `last` is over.
+async fn until_drained<F: Future<Output = ()>>(
+    worker: Rc<Worker>,
+    serve: impl Future<Output = ()>,
+    last: impl FnOnce() -> F,
+) {
     let mut drains = worker.shared.drains.clone();
     let is_over = async {
         drop(drains.wait_for(|drains| *drains).await);
-        sleep(IN_QUEUES).await;
+        last().await;
     };
     tokio::select! {
         () = serve => {}
         () = is_over => {}
     }
+}
+
+/// From now on the others that share the port get the datagrams, since one that is connected gets
+/// its peer's alone: its own. What it has got is read all the while.
+async fn until_empty(socket: Rc<UdpSocket>) {
+    let connected = match socket.local_addr() {
+        Ok(own) => socket.connect(own).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = connected {
+        tracing::debug!("look-ups go on coming in: {error}");
+    }
+    sleep(IN_QUEUES).await;
 }
 
 async fn accept<F: Future<Output = ()> + 'static>(

@@ -34,8 +34,11 @@ pub enum ToGateway {
     Endpoints(Endpoints),
     /// Answered by `Counters`.
     Count,
+    /// Takes connections and look-ups, where it has been configured with inherited sockets; answered
+    /// by `Serves` or `Failed`.
+    Serve,
     /// No more connections and look-ups: another gateway has the same sockets. Answered by
-    /// `Drained`, when the connections that there are have ended.
+    /// `Drained`, when those that there are have ended.
     Drain,
 }
 
@@ -43,7 +46,7 @@ pub enum ToGateway {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum FromGateway {
-    /// All sockets listen.
+    /// All sockets listen; inherited ones are not served yet.
     Ready {
         /// For connections, with the ports that the kernel chose where 0 was asked for.
         listen: Vec<SocketAddr>,
@@ -64,7 +67,9 @@ pub enum FromGateway {
     Record(Box<Record>),
     /// Totals since the start, by name.
     Counters(BTreeMap<String, u64>),
-    /// No connection is left.
+    /// It takes connections and look-ups.
+    Serves,
+    /// No connection and no look-up is left, and all was told.
     Drained,
 }
 
@@ -76,7 +81,8 @@ pub struct Configure {
     pub listen: Vec<SocketAddr>,
     /// For DNS, UDP and TCP on each.
     pub dns: Vec<SocketAddr>,
-    /// Sockets that another gateway listens on as well, in place of new ones.
+    /// Sockets that another gateway listens on as well, in place of new ones; nothing is taken until
+    /// `Serve`.
     #[serde(default, skip_serializing_if = "Inherited::is_empty")]
     pub inherited: Inherited,
     /// Threads; one per processor where it is absent.

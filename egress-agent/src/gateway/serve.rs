@@ -1,10 +1,11 @@
 //! The gateway's process: control messages on one thread, a runtime per worker on the others.
 
 use std::{
+    convert::Infallible,
     io,
     net::SocketAddr,
     rc::Rc,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
@@ -108,9 +109,16 @@ struct Gateway {
     records: mpsc::Receiver<Record>,
     shared: Shared,
     drains: watch::Sender<bool>,
+    /// Ends when nothing is being served any more.
+    under_way: mpsc::Receiver<Infallible>,
+    /// Workers that do not serve yet, with what they will.
+    waiting: Vec<(Sockets, oneshot::Sender<Start>)>,
     /// Dropped, they end the workers.
     _stop: Vec<oneshot::Sender<()>>,
 }
+
+/// What a worker is to serve, and whom it tells that it does.
+type Start = (Sockets, oneshot::Sender<io::Result<()>>);
 
 async fn start(
     mut configure: Configure,
@@ -119,6 +127,7 @@ async fn start(
     let (table, tables) = watch::channel(Arc::<Table>::default());
     let (queue, records) = mpsc::channel(RECORD_QUEUE);
     let (drains, is_draining) = watch::channel(false);
+    let (working, under_way) = mpsc::channel(1);
     let shared = Shared {
         identify,
         table: tables,
@@ -127,24 +136,19 @@ async fn start(
         limits: Arc::new(configure.limits.clone()),
         open: Open::default(),
         drains: is_draining,
-        waits: !configure.inherited.is_empty(),
         refusals: Arc::new(Mutex::new(RefusalLog::default())),
     };
     let workers = configure
         .workers
         .unwrap_or_else(|| thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let inherited = std::mem::take(&mut configure.inherited);
-    let sets = if inherited.is_empty() {
+    let waits = !inherited.is_empty();
+    let sets = if waits {
+        // SAFETY: the enforcer has started this process with them, and says so once.
+        unsafe { inherited.share(workers) }.map_err(ServeError::Worker)?
+    } else {
         let open = |_| Sockets::open(&mut configure.listen, &mut configure.dns);
         (0..workers.max(1)).map(open).collect::<Result<_, _>>()?
-    } else {
-        // SAFETY: the enforcer has started this process with them, and says so once.
-        let mut sets = unsafe { inherited.share(workers) }.map_err(ServeError::Worker)?;
-        for set in &mut sets {
-            let own = configure.dns.iter().map(|address| listen::udp(*address));
-            set.dns_udp = own.collect::<Result<_, _>>()?;
-        }
-        sets
     };
     let mut own = configure.own_addresses.clone();
     own.extend(
@@ -156,38 +160,56 @@ async fn start(
     );
     let refused =
         Refused::new(configure.permitted_answers.clone(), own).and_of(shared.table.clone());
-    let mut stop = Vec::new();
+    let (mut stop, mut waiting) = (Vec::new(), Vec::new());
     for (number, sockets) in sets.into_iter().enumerate() {
         let (shared, refused, configure) = (shared.clone(), refused.clone(), configure.clone());
+        let under_way = working.clone();
         let (ready, is_ready) = oneshot::channel();
+        let (start, started) = oneshot::channel();
         let (stopper, stopped) = oneshot::channel();
         thread::Builder::new()
             .name(format!("gateway-{number}"))
             .spawn(move || {
-                let made = || Resolver::new(&configure, refused);
-                run_worker(shared, sockets, made, ready, stopped);
+                let made = || {
+                    let resolver = Resolver::new(&configure, refused)?;
+                    Ok(Worker {
+                        shared,
+                        resolver,
+                        under_way,
+                    })
+                };
+                run_worker(made, ready, started, stopped);
             })
             .map_err(ServeError::Worker)?;
-        let died = || ServeError::Worker(io::Error::other("its thread ended"));
-        is_ready.await.map_err(|_closed| died())??;
+        is_ready.await.unwrap_or_else(|_closed| Err(died()))?;
         stop.push(stopper);
+        waiting.push((sockets, start));
     }
-    Ok(Gateway {
+    let mut gateway = Gateway {
         listen: configure.listen,
         dns: configure.dns,
         table,
         records,
         shared,
         drains,
+        under_way,
+        waiting,
         _stop: stop,
-    })
+    };
+    if !waits {
+        gateway.serve().await?;
+    }
+    Ok(gateway)
+}
+
+fn died() -> ServeError {
+    ServeError::Worker(io::Error::other("its thread ended"))
 }
 
 fn run_worker(
-    shared: Shared,
-    sockets: Sockets,
-    resolver: impl FnOnce() -> Result<Resolver, SetupError>,
+    worker: impl FnOnce() -> Result<Worker, SetupError>,
     ready: oneshot::Sender<Result<(), ServeError>>,
+    started: oneshot::Receiver<Start>,
     stopped: oneshot::Receiver<()>,
 ) {
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
@@ -196,12 +218,21 @@ fn run_worker(
     };
     let local = LocalSet::new();
     local.block_on(&runtime, async move {
-        let served = resolver().map_err(ServeError::from).and_then(|resolver| {
-            let worker = Rc::new(Worker { shared, resolver });
-            sockets.serve(&worker).map_err(ServeError::Worker)
-        });
-        let failed = served.is_err();
-        if ready.send(served).is_ok() && !failed {
+        let worker = match worker() {
+            Ok(worker) => Rc::new(worker),
+            Err(error) => return drop(ready.send(Err(error.into()))),
+        };
+        if ready.send(Ok(())).is_err() {
+            return;
+        }
+        // Gone, the gateway ends as a whole.
+        let Ok((sockets, done)) = started.await else {
+            return;
+        };
+        let served = sockets.serve(&worker);
+        // What it serves has it from now on.
+        drop(worker);
+        if done.send(served).is_ok() {
             // Either way it is over: the sender was dropped.
             drop(stopped.await);
         }
@@ -209,6 +240,22 @@ fn run_worker(
 }
 
 impl Gateway {
+    /// Has the workers take connections and look-ups.
+    async fn serve(&mut self) -> Result<(), ServeError> {
+        for (mut sockets, worker) in self.waiting.drain(..) {
+            if sockets.dns_udp.is_empty() {
+                // Not before, since the kernel shares datagrams out among all sockets.
+                let own = self.dns.iter().map(|address| listen::udp(*address));
+                sockets.dns_udp = own.collect::<Result<_, _>>()?;
+            }
+            let (done, is_done) = oneshot::channel();
+            worker.send((sockets, done)).map_err(|_closed| died())?;
+            let served = is_done.await.map_err(|_closed| died())?;
+            served.map_err(ServeError::Worker)?;
+        }
+        Ok(())
+    }
+
     async fn control(
         mut self,
         mut read: impl AsyncBufRead + Unpin + Send + 'static,
@@ -232,7 +279,7 @@ impl Gateway {
                     None => break Ok(()),
                     Some(Err(error)) => break Err(error.into()),
                     Some(Ok(ToGateway::Drain)) => drop(self.drains.send_replace(true)),
-                    Some(Ok(message)) => match self.answer(message) {
+                    Some(Ok(message)) => match self.answer(message).await {
                         Ok(answer) => write_message(&mut write, &answer).await?,
                         Err(error) => break Err(error),
                     },
@@ -240,20 +287,21 @@ impl Gateway {
                 Some(record) = self.records.recv() => {
                     write_message(&mut write, &FromGateway::Record(Box::new(record))).await?;
                 }
-                _ = tick.tick() => {
-                    self.sum_up();
-                    if *self.drains.borrow() && !was_told && self.shared.open.count() == 0 {
-                        was_told = true;
-                        write_message(&mut write, &FromGateway::Drained).await?;
+                _over = self.under_way.recv(), if *self.drains.borrow() && !was_told => {
+                    was_told = true;
+                    for record in self.last_records() {
+                        write_message(&mut write, &FromGateway::Record(Box::new(record))).await?;
                     }
+                    write_message(&mut write, &FromGateway::Drained).await?;
                 }
+                _ = tick.tick() => self.sum_up(),
             }
         };
         reader.abort();
         ended
     }
 
-    fn answer(&mut self, message: ToGateway) -> Result<FromGateway, ServeError> {
+    async fn answer(&mut self, message: ToGateway) -> Result<FromGateway, ServeError> {
         match message {
             ToGateway::Configure(_) | ToGateway::Drain => Err(ServeError::Order),
             ToGateway::Endpoints(endpoints) => {
@@ -261,26 +309,43 @@ impl Gateway {
                 self.table.send_replace(Arc::new(Table::new(&endpoints)));
                 Ok(FromGateway::Applied { generation })
             }
+            ToGateway::Serve => Ok(match self.serve().await {
+                Ok(()) => FromGateway::Serves,
+                Err(error) => FromGateway::Failed {
+                    message: error.to_string(),
+                },
+            }),
             ToGateway::Count => Ok(FromGateway::Counters(self.shared.counters.snapshot())),
         }
     }
 
     fn sum_up(&self) {
-        let mut refusals = self
-            .shared
-            .refusals
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        for event in refusals.expire() {
+        for event in self.refusals().expire().into_iter().chain(self.lost()) {
             self.shared.records.tell(event);
         }
+    }
+
+    /// What there is to tell when nothing is being served any more.
+    fn last_records(&mut self) -> Vec<Record> {
+        let mut records: Vec<_> = std::iter::from_fn(|| self.records.try_recv().ok()).collect();
+        let refusals = self.refusals().end();
+        records.extend(refusals.into_iter().chain(self.lost()).map(Record::now));
+        records
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, RefusalLog> {
+        let refusals = self.shared.refusals.lock();
+        refusals.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lost(&self) -> Option<Event> {
         let count = self.shared.records.take_lost();
-        if count > 0 {
+        (count > 0).then(|| {
             self.shared.counters.add_many("records_lost", count);
-            self.shared.records.tell(Event::Lost(Lost {
+            Event::Lost(Lost {
                 source: "gateway".to_owned(),
                 count,
-            }));
-        }
+            })
+        })
     }
 }

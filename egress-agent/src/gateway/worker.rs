@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -33,18 +34,18 @@ pub struct Shared {
     pub open: Open,
     /// Whether no more are taken.
     pub drains: watch::Receiver<bool>,
-    /// Whether nothing is taken before it is known who the endpoints are: somebody else serves.
-    pub waits: bool,
     /// Refused look-ups, told once per key and window.
     pub refusals: Arc<Mutex<RefusalLog>>,
 }
 
-/// One worker.
+/// One worker; everything that it serves has it, from the moment on which it is taken.
 pub struct Worker {
     /// What it shares.
     pub shared: Shared,
     /// Its own resolver and cache.
     pub resolver: Resolver,
+    /// Dropped by all workers, nothing is being served any more.
+    pub under_way: mpsc::Sender<Infallible>,
 }
 
 /// Records on their way out. Full, they are counted as lost and told later.
@@ -94,11 +95,6 @@ pub struct Ticket {
 }
 
 impl Open {
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.all.load(Ordering::Relaxed)
-    }
-
     /// A number for a connection that is not let in.
     pub fn number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed) + 1

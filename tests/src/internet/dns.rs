@@ -39,6 +39,22 @@ impl Dns {
         Ok(dns)
     }
 
+    /// SIGSTOP: what is asked waits until [`thaw`](Self::thaw).
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn freeze(&self) -> Result<()> {
+        process::signal(&self.child, libc::SIGSTOP)
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn thaw(&self) -> Result<()> {
+        process::signal(&self.child, libc::SIGCONT)
+    }
+
     /// Every name that was asked for, in order, as `A allowed.test`.
     ///
     /// # Errors

@@ -135,6 +135,7 @@ fn is_the_gateways(message: &FromGateway) -> bool {
         | FromGateway::Failed { .. }
         | FromGateway::Applied { .. }
         | FromGateway::Counters(_)
+        | FromGateway::Serves
         | FromGateway::Drained => true,
     }
 }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use super::{Gone, Instance, InstanceError};
-use crate::{app::handover::Handed, gateway::protocol::ToGateway};
+use crate::{
+    app::handover::Handed,
+    gateway::protocol::{FromGateway, ToGateway},
+};
 
 impl Instance {
     /// What whoever takes the instance over has to know. From now on this agent writes nothing and
@@ -30,6 +33,14 @@ impl Instance {
             tracing::debug!("taken back: {fault:?}");
         }
         forwarded.map_err(InstanceError::from).and(enforced)
+    }
+
+    /// Has the gateway take connections and look-ups from the sockets that it has inherited.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub(super) async fn serve(&mut self) -> Result<(), InstanceError> {
+        self.ask(ToGateway::Serve, FromGateway::Serves).await
     }
 
     /// Has the gateway take nothing more.

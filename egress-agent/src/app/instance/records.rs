@@ -94,6 +94,7 @@ impl Instance {
             | FromGateway::Failed { .. }
             | FromGateway::Applied { .. }
             | FromGateway::Counters(_)
+            | FromGateway::Serves
             | FromGateway::Drained => None,
         }
     }

@@ -59,6 +59,12 @@ impl RefusalLog {
             .extract_if(|_, window| window.start.elapsed() >= WINDOW);
         over.flat_map(|(_, window)| window.sum_up()).collect()
     }
+
+    /// Ends all of them.
+    pub fn end(&mut self) -> Vec<Event> {
+        let over = self.0.drain();
+        over.flat_map(|(_, window)| window.sum_up()).collect()
+    }
 }
 
 impl Window {
