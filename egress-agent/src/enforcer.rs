@@ -127,8 +127,8 @@ pub struct Enforcer {
 }
 
 impl Enforcer {
-    /// Loads the programs. Maps that `pins` holds are taken over with all that is in them, and
-    /// missing ones are made and pinned there. Nothing is attached yet.
+    /// Loads the programs, with the maps that `pins` holds; missing ones are made and pinned there.
+    /// Nothing is attached or written yet.
     pub fn load(pins: &Path) -> Result<Self, EnforcerError> {
         bpffs::prepare(pins)?;
         let btf = Btf::from_sys_fs().map_err(EnforcerError::Btf)?;
@@ -146,7 +146,7 @@ impl Enforcer {
         for (name, program) in ebpf.programs_mut() {
             load_program(program).map_err(|error| refused(name, &error))?;
         }
-        let mut enforcer = Self {
+        Ok(Self {
             ebpf,
             pins: pins.to_owned(),
             links: Links::of_this_kernel(),
@@ -159,10 +159,13 @@ impl Enforcer {
             looked: 0,
             sets: Sets::default(),
             forwarding: None,
-        };
-        enforcer.adopt_own()?;
-        enforcer.adopt_direct()?;
-        Ok(enforcer)
+        })
+    }
+
+    /// Takes over what is in the maps. From now on nobody else may write them.
+    pub fn adopt(&mut self) -> Result<(), EnforcerError> {
+        self.adopt_own()?;
+        self.adopt_direct()
     }
 
     /// Where maps and links are pinned.

@@ -28,6 +28,9 @@ const READY: Duration = Duration::from_secs(20);
 /// How long it may take to leave.
 const LEAVE: Duration = Duration::from_secs(10);
 
+/// Where those print that take over, whatever becomes of them.
+const SUCCESSORS_LOG: &str = "successor.log";
+
 /// Where it writes its records.
 const RECORDS: &str = "records.jsonl";
 
@@ -118,8 +121,27 @@ impl<'world> Agent<'world> {
     /// # Errors
     /// Where it cannot be started.
     pub fn successor(&self) -> Result<Child> {
-        let log = self.world.scratch().file("successor.log");
+        let log = self.world.scratch().file(SUCCESSORS_LOG);
         self.begin_at(&log, &["--take-over"], &[])
+    }
+
+    /// What the last [`successor`](Self::successor) has printed.
+    ///
+    /// # Errors
+    /// Where there was none.
+    pub fn successors_log(&self) -> Result<String> {
+        let log = self.world.scratch().file(SUCCESSORS_LOG);
+        fs::read_to_string(log).context("could not read the successor's log")
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// Where it does not end, or not well.
+    pub fn expect_end(&mut self) -> Result<()> {
+        let child = self.child.take().context("the agent is not running")?;
+        self.before.push(child);
+        self.expect_left()
     }
 
     /// Waits for the end of those that were taken over from.

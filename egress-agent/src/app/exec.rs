@@ -19,7 +19,7 @@ use crate::{
         lock::{self, Lock, LockError},
         posture,
     },
-    enforcer::{bpffs, cgroup, node::Node},
+    enforcer::{Enforcer, bpffs, cgroup, node::Node},
     exec::{
         launch::{LaunchError, Launched, Place, launch},
         network::{self, Network},
@@ -208,7 +208,8 @@ async fn start(
     let program = request.command.first().map(OsString::as_os_str);
     let program = program.context("there is no command: write it after --")?;
     let plan = plan::plan(slot, program, &cgroup, &allowed, &node).await?;
-    let instance = Instance::start(&name, &gateway, &plan, &node, None).await?;
+    let enforcer = Enforcer::load(&bpffs::instance(&name))?;
+    let instance = Instance::start(enforcer, &name, &gateway, &plan, &node, None).await?;
     if let Some(network) = &network {
         for address in gateway.addresses() {
             network.reaches((address, gateway.port).into())?;

@@ -18,6 +18,8 @@ use crate::app::lock;
 
 /// How long either may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
+/// How long the one that takes over may get ready; its predecessor works as ever meanwhile.
+const LOADING: Duration = Duration::from_secs(60);
 /// How long accepting pauses when descriptors are short.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 /// A message is shorter: a number for each reason of each endpoint.
@@ -28,10 +30,12 @@ const LONGEST: usize = 8 << 20;
 #[serde(rename_all = "camelCase")]
 enum FromNew {
     /// May I?
-    TakeOver {
+    Asks {
         /// [`ABI_VERSION`].
         abi: u32,
     },
+    /// The programs are loaded; whatever comes now changes something.
+    TakesOver,
     /// All is attached, and the new gateway serves.
     Ready,
 }
@@ -40,6 +44,8 @@ enum FromNew {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum FromOld {
+    /// It will hand over, and works as ever until it does.
+    Agrees,
     /// From now on it writes nothing, and mends nothing.
     HandsOver(Handed),
     /// It goes on by itself.
@@ -189,34 +195,44 @@ impl Door {
 }
 
 /// Removes what an agent that was killed has left of its own.
-pub fn remove(instance: &str) {
+pub fn forget(instance: &str) {
     drop(fs::remove_file(path(instance)));
 }
 
-/// A task of its own, since a question is read over several steps. Whoever may not take over, or
-/// cannot, is told why not.
+/// A task of its own, and one for whoever asks, since a question is read over several steps.
 async fn listen(listener: UnixListener, ask: mpsc::Sender<Successor>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(SHORTAGE_PAUSE).await;
             continue;
         };
-        let Ok(process) = of_root(&stream) else {
-            continue;
-        };
-        let mut messages = Messages::new(stream);
-        match messages.soon().await {
-            Ok(FromNew::TakeOver { abi }) if abi == ABI_VERSION => {
-                if ask.send(Successor { messages, process }).await.is_err() {
-                    return;
-                }
+        let ask = ask.clone();
+        tokio::spawn(async move {
+            match asked(stream).await {
+                // Where nobody listens any more, another one has taken over.
+                Ok(successor) => drop(ask.send(successor).await),
+                Err(error) => tracing::debug!("somebody asked, and took nothing over: {error}"),
             }
-            Ok(FromNew::TakeOver { .. }) => {
-                let refusal = FromOld::Refuses { abi: ABI_VERSION };
-                drop(messages.send(&refusal).await);
-            }
-            Ok(FromNew::Ready) | Err(_) => {}
+        });
+    }
+}
+
+/// Somebody who may take over, once all is ready for that. Whoever cannot is told why not.
+async fn asked(stream: UnixStream) -> io::Result<Successor> {
+    let process = of_root(&stream)?;
+    let mut messages = Messages::new(stream);
+    match messages.soon().await? {
+        FromNew::Asks { abi: ABI_VERSION } => messages.send(&FromOld::Agrees).await?,
+        FromNew::Asks { .. } => {
+            let refusal = FromOld::Refuses { abi: ABI_VERSION };
+            messages.send(&refusal).await?;
+            return Err(io::ErrorKind::Unsupported.into());
         }
+        FromNew::TakesOver | FromNew::Ready => return Err(io::ErrorKind::InvalidData.into()),
+    }
+    match timeout(LOADING, messages.receive()).await?? {
+        FromNew::TakesOver => Ok(Successor { messages, process }),
+        FromNew::Asks { .. } | FromNew::Ready => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 
@@ -249,7 +265,7 @@ impl Successor {
     pub async fn is_ready(&mut self) -> io::Result<()> {
         match self.messages.receive().await? {
             FromNew::Ready => Ok(()),
-            FromNew::TakeOver { .. } => Err(io::ErrorKind::InvalidData.into()),
+            FromNew::Asks { .. } | FromNew::TakesOver => Err(io::ErrorKind::InvalidData.into()),
         }
     }
 
@@ -278,14 +294,10 @@ impl Successor {
 
 /// The agent that runs.
 #[derive(Debug)]
-pub struct Predecessor {
-    messages: Messages,
-    /// What it has handed over.
-    pub handed: Handed,
-}
+pub struct Predecessor(Messages);
 
 impl Predecessor {
-    /// Asks the agent that runs an instance; `None` where there is none.
+    /// Asks the agent that runs an instance whether it would hand over; `None` where there is none.
     ///
     /// # Errors
     /// It refuses, or does not answer.
@@ -293,15 +305,29 @@ impl Predecessor {
         let Ok(stream) = UnixStream::connect(path(instance)).await else {
             return Ok(None);
         };
-        let mut messages = Messages::new(stream);
-        let broken = |error: io::Error| HandoverError::Broken(format!("does not answer ({error})"));
-        let question = FromNew::TakeOver { abi: ABI_VERSION };
-        messages.send(&question).await.map_err(broken)?;
-        match messages.soon().await.map_err(broken)? {
-            FromOld::HandsOver(handed) => Ok(Some(Self { messages, handed })),
+        of_root(&stream).map_err(unanswered)?;
+        let mut other = Self(Messages::new(stream));
+        match other.tell(&FromNew::Asks { abi: ABI_VERSION }).await? {
+            FromOld::Agrees => Ok(Some(other)),
             FromOld::Refuses { abi } => Err(HandoverError::Abi { theirs: abi }),
-            FromOld::Left => Err(HandoverError::Broken("answers something else".into())),
+            FromOld::HandsOver(_) | FromOld::Left => Err(unexpected()),
         }
+    }
+
+    /// Has it hand over: from now on only this agent writes.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn take_over(&mut self) -> Result<Handed, HandoverError> {
+        match self.tell(&FromNew::TakesOver).await? {
+            FromOld::HandsOver(handed) => Ok(handed),
+            FromOld::Agrees | FromOld::Refuses { .. } | FromOld::Left => Err(unexpected()),
+        }
+    }
+
+    async fn tell(&mut self, message: &FromNew) -> Result<FromOld, HandoverError> {
+        self.0.send(message).await.map_err(unanswered)?;
+        self.0.soon().await.map_err(unanswered)
     }
 
     /// Has it leave, now that its successor serves. That it has died is as good.
@@ -309,14 +335,22 @@ impl Predecessor {
     /// # Errors
     /// It does not leave.
     pub async fn relieve(mut self) -> Result<(), HandoverError> {
-        if self.messages.send(&FromNew::Ready).await.is_err() {
+        if self.0.send(&FromNew::Ready).await.is_err() {
             return Ok(());
         }
-        match self.messages.soon::<FromOld>().await {
+        match self.0.soon::<FromOld>().await {
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 Err(HandoverError::Broken("does not leave".into()))
             }
             Ok(_) | Err(_) => Ok(()),
         }
     }
+}
+
+fn unanswered(error: io::Error) -> HandoverError {
+    HandoverError::Broken(format!("does not answer ({error})"))
+}
+
+fn unexpected() -> HandoverError {
+    HandoverError::Broken("answers something else".into())
 }

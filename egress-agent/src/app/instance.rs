@@ -16,7 +16,6 @@ use crate::{
     enforcer::{
         Enforcer, EnforcerError,
         attach::AttachError,
-        bpffs,
         cgroup::{self, CgroupError},
         events::Report,
         node::{Node, NodeError},
@@ -142,16 +141,17 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Brings an instance up: the gateway listens and knows the policy before the first hook of
+    /// Brings an instance up, with the programs that are loaded: the gateway listens and knows the policy before the first hook of
     /// an endpoint is attached. Pins of an earlier agent enforce all the while.
     pub async fn start(
+        mut enforcer: Enforcer,
         name: &str,
         gateway: &GatewayPlan,
         plan: &Plan,
         node: &Node,
         predecessor: Option<&Handed>,
     ) -> Result<Self, InstanceError> {
-        let mut enforcer = Enforcer::load(&bpffs::instance(name))?;
+        enforcer.adopt()?;
         let log = enforcer.log();
         let (report, reports) = mpsc::unbounded_channel();
         enforcer.forward_events(report.clone())?;

@@ -1,9 +1,11 @@
 //! `egress-agent run`: the long-running agent for the endpoints of a configuration file.
 
+mod handover;
+
 use crate::{
     app::{
         follow::{Follow, Step, is_stale},
-        handover::{self, Door, Handed, Predecessor, Successor},
+        handover::{Door, Predecessor, Successor, forget},
         instance::{GatewayPlan, Instance, InstanceError, remove},
         lock::Lock,
         names,
@@ -12,7 +14,7 @@ use crate::{
     },
     config::{self, Config},
     enforcer::{
-        bpffs,
+        Enforcer, bpffs,
         node::Node,
         state::{pinned_ids, pinned_sets},
     },
@@ -25,9 +27,6 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// How often windows are closed, and all that is attached and written is looked at.
 const TICK: Duration = Duration::from_secs(1);
-
-/// How long the last events may take from the kernel's buffers.
-const LAST_EVENTS: Duration = Duration::from_millis(200);
 
 /// Runs until SIGTERM or SIGINT. The pins stay, and go on enforcing.
 pub async fn run(path: &Path, take_over: bool) -> anyhow::Result<()> {
@@ -54,7 +53,7 @@ pub async fn run(path: &Path, take_over: bool) -> anyhow::Result<()> {
     {
         // It did not even start, and leaves nothing.
         names::remove(&name);
-        handover::remove(&name);
+        forget(&name);
         lock.remove();
     }
     done
@@ -65,9 +64,9 @@ async fn run_locked(
     path: &Path,
     config: Config,
     lock: &mut Option<Lock>,
-    predecessor: Option<Predecessor>,
+    mut predecessor: Option<Predecessor>,
 ) -> anyhow::Result<()> {
-    let mut sink = open_sink(&config)?;
+    let sink = open_sink(&config)?;
     more_descriptors();
     let node = Node::open()?;
     let mut follow = Follow::open()?;
@@ -75,42 +74,31 @@ async fn run_locked(
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let pins = bpffs::instance(&config.instance);
-    let mut ids = Ids::new(pinned_ids(&pins)?, pinned_sets(&pins)?);
-    let adopted = pins.exists();
     let policies = load_files(&config.policies)?;
-    // What was enforced goes on being so, whatever of it is not there at this moment.
-    let missing = match adopted {
-        true => Missing::Wait,
-        false => Missing::Refuse,
-    };
-    let handed = predecessor.as_ref().map(|it| it.handed.clone());
-    let generation = handed.as_ref().map_or(1, |handed| handed.generation + 1);
-    let plan = Plan::make(&config, &policies, &node, generation, &mut ids, missing).await?;
-    let gateway = gateway_plan(&config);
-    let name = &config.instance;
-    let started = Instance::start(name, &gateway, &plan, &node, handed.as_ref()).await;
-    let mut instance = match started {
-        Ok(instance) => instance,
+    let adopted = bpffs::instance(&config.instance).exists();
+    let started = start(&config, &policies, &node, adopted, predecessor.as_mut()).await;
+    let Started {
+        instance,
+        ids,
+        generation,
+    } = match started {
+        Ok(started) => started,
         Err(error) => {
             if !adopted {
                 // Nothing enforced before, and nothing is left half done.
                 let undone = remove(&config.instance, &addresses(&config), &node).await;
                 undone.context("undoing the start")?;
             }
-            return Err(error.into());
+            return Err(error);
         }
     };
-    ids.retain(&plan);
+    let name = &config.instance;
     if let Some(predecessor) = predecessor {
         predecessor.relieve().await?;
         *lock = Some(Lock::wait(name).await?);
         eprintln!("taken over, with generation {generation}");
     }
     let mut door = Some(Door::open(name)?);
-    let links = instance.enforcer().links();
-    sink.write(&posture::node("ready", &plan, adopted, links));
-    eprintln!("ready: {} endpoints enforced", plan.endpoints.len());
     let mut running = Running {
         config,
         policies,
@@ -123,6 +111,11 @@ async fn run_locked(
         unfollowed: None,
         unreclaimed: None,
     };
+    let plan = running.instance.plan();
+    let links = running.instance.enforcer().links();
+    let ready = posture::node("ready", &plan, adopted, links);
+    running.sink.write(&ready);
+    eprintln!("ready: {} endpoints enforced", plan.endpoints.len());
     running.write_names();
 
     let mut tick = tokio::time::interval(TICK);
@@ -164,6 +157,45 @@ async fn run_locked(
         "stopped: the pins go on enforcing, and endpoints stay cut off, until the agent runs again or `egress-agent detach --yes`"
     );
     Ok(())
+}
+
+/// What has come of a start.
+struct Started {
+    instance: Instance,
+    ids: Ids,
+    generation: u32,
+}
+
+/// Loads first, and has a predecessor hand over only then.
+async fn start(
+    config: &Config,
+    policies: &Policies,
+    node: &Node,
+    adopted: bool,
+    predecessor: Option<&mut Predecessor>,
+) -> anyhow::Result<Started> {
+    let pins = bpffs::instance(&config.instance);
+    let enforcer = Enforcer::load(&pins)?;
+    let handed = match predecessor {
+        Some(predecessor) => Some(predecessor.take_over().await?),
+        None => None,
+    };
+    let mut ids = Ids::new(pinned_ids(&pins)?, pinned_sets(&pins)?);
+    // What was enforced goes on being so, whatever of it is not there at this moment.
+    let missing = match adopted {
+        true => Missing::Wait,
+        false => Missing::Refuse,
+    };
+    let generation = handed.as_ref().map_or(1, |handed| handed.generation + 1);
+    let plan = Plan::make(config, policies, node, generation, &mut ids, missing).await?;
+    let (name, gateway) = (&config.instance, gateway_plan(config));
+    let instance = Instance::start(enforcer, name, &gateway, &plan, node, handed.as_ref()).await?;
+    ids.retain(&plan);
+    Ok(Started {
+        instance,
+        ids,
+        generation,
+    })
 }
 
 /// A running agent.
@@ -320,101 +352,6 @@ impl Running {
         }
     }
 
-    /// Says what a successor has to know, and waits until it serves. `None` where it does not get
-    /// that far in time: then all is as before.
-    async fn hand_over(&mut self, mut successor: Successor) -> anyhow::Result<Option<Successor>> {
-        eprintln!("another agent takes over");
-        let handed = self.instance.hand_over(self.generation);
-        let time = Duration::from_secs(self.config.hand_over.deadline_seconds);
-        let served = tokio::time::timeout(time, self.until_served(&mut successor, handed));
-        let why = match served.await {
-            Ok(Ok(true)) => return Ok(Some(successor)),
-            Ok(Ok(false)) => "it has gone".to_owned(),
-            Ok(Err(error)) => return Err(error),
-            Err(_elapsed) => {
-                // Else it might go on later with what it had begun.
-                successor.end().await;
-                format!("it took longer than {time:?}, and was ended")
-            }
-        };
-        eprintln!("egress-agent: the other agent did not take over ({why}): this one goes on");
-        self.reclaim();
-        Ok(None)
-    }
-
-    /// False where the successor goes. Records are written meanwhile.
-    async fn until_served(
-        &mut self,
-        successor: &mut Successor,
-        handed: Handed,
-    ) -> anyhow::Result<bool> {
-        if successor.hand(handed).await.is_err() {
-            return Ok(false);
-        }
-        loop {
-            tokio::select! {
-                record = self.instance.next() => match record {
-                    Some(record) => self.sink.write(&record),
-                    None => bail!("the gateway ended while another agent took over"),
-                },
-                ready = successor.is_ready() => match ready {
-                    Ok(()) => break,
-                    Err(_gone) => return Ok(false),
-                },
-            }
-        }
-        // What the kernel has put into these buffers comes within a moment.
-        tokio::time::sleep(LAST_EVENTS).await;
-        for record in self.instance.last_records() {
-            self.sink.write(&record);
-        }
-        // This agent may have been stopped for so long that nobody waits for it any more.
-        Ok(successor.waits().await)
-    }
-
-    /// Takes back what a successor was to have. Where something cannot be, it is tried again with
-    /// the next tick.
-    fn reclaim(&mut self) {
-        if let Err(error) = self.instance.reclaim() {
-            let why = error.to_string();
-            if self.unreclaimed.as_ref() != Some(&why) {
-                eprintln!("egress-agent: not everything can be taken back yet: {why}");
-                self.unreclaimed = Some(why);
-            }
-            return;
-        }
-        self.unreclaimed = None;
-        self.write_names();
-        let links = self.instance.enforcer().links();
-        let record = posture::node("kept", &self.instance.plan(), true, links);
-        self.sink.write(&record);
-    }
-
-    /// The end after a hand-over: the successor has the instance, and the gateway the connections
-    /// that it still has.
-    async fn leave(
-        mut self,
-        lock: &mut Option<Lock>,
-        mut successor: Successor,
-    ) -> anyhow::Result<()> {
-        drop(lock.take());
-        successor.left().await;
-        self.instance.drain().await?;
-        let time = Duration::from_secs(self.config.hand_over.drain_seconds);
-        eprintln!("handed over: what is connected goes on for up to {time:?}");
-        let drained = async {
-            while let Some(record) = self.instance.next_of_gateway().await {
-                self.sink.write(&record);
-            }
-        };
-        drop(tokio::time::timeout(time, drained).await);
-        for record in self.instance.last_records() {
-            self.sink.write(&record);
-        }
-        eprintln!("left");
-        Ok(())
-    }
-
     async fn finish(&mut self) -> anyhow::Result<()> {
         for record in self.instance.finish().await? {
             self.sink.write(&record);
@@ -455,7 +392,7 @@ pub async fn detach(instance: &str, path: Option<&Path>, yes: bool) -> anyhow::R
     let own = config.as_ref().map_or_else(default_addresses, addresses);
     let removed = remove(instance, &own, &Node::open()?).await?;
     names::remove(instance);
-    handover::remove(instance);
+    forget(instance);
     lock.remove();
     if removed.is_empty() {
         eprintln!("nothing to detach: instance {instance} has no pins");
