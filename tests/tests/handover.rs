@@ -131,36 +131,6 @@ fn what_is_connected_goes_on_until_it_ends() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_successor_that_is_killed_changes_nothing() -> Result<()> {
-    let scene = Scene::new()?;
-    let mut agent = scene.enforce(&Config::default())?;
-    scene.capture.clear();
-    let tried = under_traffic(&scene, &mut agent, |agent| {
-        for wait in [50, 300, 600] {
-            let mut successor = agent.successor()?;
-            thread::sleep(Duration::from_millis(wait));
-            if successor.try_wait()?.is_some() || agent.pid().is_err() {
-                anyhow::bail!("it ended by itself");
-            }
-            successor.kill()?;
-            successor.wait()?;
-            process::eventually("the agent to go on", || {
-                let left = agent.log()?.contains("handed over");
-                ensure!(!left, "it was fast: {}", agent.log()?);
-                let kept = agent.records.matching(|it| it.text("/state") == "kept")?;
-                Ok((wait < 100 || !kept.is_empty()).then_some(()))
-            })?;
-        }
-        Ok(())
-    })?;
-    scene.expect_nothing(nowhere4(7))?;
-    let scene_works = scene.curl(&["https://allowed.test/"])?;
-    scene_works.ok()?;
-    agent.stop()?;
-    expect_all_told(&agent, tried)
-}
-
 /// How long a successor may take, in tests in which it takes longer.
 const DEADLINE: &str = "handOver: { deadlineSeconds: 2 }\n";
 
@@ -205,6 +175,73 @@ fn a_successor_that_hangs_is_ended_and_changes_nothing() -> Result<()> {
     scene.expect_nothing(nowhere4(7))?;
     agent.stop()?;
     expect_all_told(&agent, tried)
+}
+
+/// Moments of a hand-over, counted from its beginning: before, within and after it.
+const MOMENTS: [u64; 6] = [0, 15, 30, 45, 60, 250];
+
+#[test]
+fn whoever_is_killed_nothing_passes_and_the_other_serves() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut agent = scene.enforce(&Config::default())?;
+    scene.capture.clear();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let sender = scope.spawn(|| -> Result<()> {
+            while !over.load(Ordering::Relaxed) {
+                scene.pod.attack(&DATAGRAM)?;
+            }
+            Ok(())
+        });
+        let killed = MOMENTS.into_iter().try_for_each(|moment| {
+            let moment = Duration::from_millis(moment);
+            killed_successor(&scene, &mut agent, moment).with_context(|| format!("{moment:?}"))?;
+            killed_agent(&scene, &mut agent, moment).with_context(|| format!("{moment:?}"))
+        });
+        over.store(true, Ordering::Relaxed);
+        let sent = sender
+            .join()
+            .unwrap_or_else(|_panic| anyhow::bail!("the sender panicked"));
+        killed.and(sent)
+    })?;
+    scene.expect_nothing(nowhere4(7))
+}
+
+/// The new one is killed: the old one serves, unless it has left by then.
+fn killed_successor(scene: &Scene, agent: &mut Agent<'_>, moment: Duration) -> Result<()> {
+    let mut successor = successor_within(agent)?;
+    thread::sleep(moment);
+    successor.kill()?;
+    successor.wait()?;
+    let has_left = process::eventually("one of the two to go on", || {
+        let log = agent.log()?;
+        let kept = log.matches("this one goes on").count() == log.matches("takes over").count();
+        Ok((kept || log.contains("handed over")).then_some(!kept))
+    })?;
+    if has_left {
+        agent.expect_end()?;
+        agent.launch()?;
+    }
+    scene.curl(&["https://allowed.test/"])?.ok()?;
+    Ok(())
+}
+
+/// The old one is killed: the new one serves.
+fn killed_agent(scene: &Scene, agent: &mut Agent<'_>, moment: Duration) -> Result<()> {
+    let mut successor = successor_within(agent)?;
+    thread::sleep(moment);
+    agent.kill()?;
+    let reached = process::eventually("the successor to serve", || {
+        if let Some(status) = successor.try_wait()? {
+            anyhow::bail!("it ended with {status}: {}", agent.successors_log()?);
+        }
+        let reached = scene.curl(&["https://allowed.test/"])?;
+        Ok(reached.status.success().then_some(()))
+    });
+    successor.kill()?;
+    successor.wait()?;
+    reached?;
+    agent.launch()
 }
 
 #[test]
@@ -292,21 +329,4 @@ fn where_nobody_runs_it_starts() -> Result<()> {
     successor.kill()?;
     successor.wait()?;
     reached
-}
-
-#[test]
-fn only_root_may_ask() -> Result<()> {
-    let scene = Scene::new()?;
-    let _agent = scene.enforce(&Config::default())?;
-    let socket = format!("/run/egress-agent/{}.sock", scene.world.name());
-    ensure!(fs::exists(&socket)?, "there is no socket");
-    let script = format!(
-        "import os, socket; os.setgid(65534); os.setuid(65534)\n\
-         socket.socket(socket.AF_UNIX).connect({socket:?})"
-    );
-    let mut python = scene.world.node.command("python3");
-    python.args(["-c", &script]);
-    let asked = process::finish(&mut python, process::PATIENCE)?;
-    ensure!(asked.text().contains("PermissionError"), "{asked:?}");
-    Ok(())
 }

@@ -58,11 +58,28 @@ impl Inherited {
     }
 }
 
-/// The sockets that a running gateway serves, as descriptors of this process.
+/// The sockets that a running gateway serves, as descriptors of this process. Where it has gone
+/// there are none, or not all.
 ///
 /// # Errors
-/// The process has gone, or its descriptors are not to be had: that needs CAP_SYS_PTRACE.
+/// Its descriptors are not to be had: that needs CAP_SYS_PTRACE.
 pub fn of_gateway(
+    pid: u32,
+    listen: &[SocketAddr],
+    dns: &[SocketAddr],
+) -> io::Result<(Inherited, Vec<OwnedFd>)> {
+    match sockets_of(pid, listen, dns) {
+        Err(error) if has_gone(&error) => Ok(Default::default()),
+        found => found,
+    }
+}
+
+fn has_gone(error: &io::Error) -> bool {
+    let gone = [Some(libc::ESRCH), Some(libc::ENOENT)];
+    gone.contains(&error.raw_os_error())
+}
+
+fn sockets_of(
     pid: u32,
     listen: &[SocketAddr],
     dns: &[SocketAddr],

@@ -172,6 +172,30 @@ impl Sockets {
     }
 }
 
+/// Opens the sockets for connections that none of the sets has.
+///
+/// # Errors
+/// The first that cannot be had.
+pub fn complete(
+    sets: &mut [Sockets],
+    listen: &[SocketAddr],
+    dns: &[SocketAddr],
+) -> Result<(), ListenError> {
+    let lacks = |listeners: fn(&Sockets) -> &Vec<std::net::TcpListener>, address: &SocketAddr| {
+        let mut all = sets.iter().flat_map(listeners);
+        !all.any(|it| it.local_addr().is_ok_and(|own| own == *address))
+    };
+    let lacking = listen.iter().filter(|at| lacks(|set| &set.tcp, at));
+    let tcp: Vec<_> = lacking.map(|at| self::tcp(*at)).collect::<Result<_, _>>()?;
+    let lacking = dns.iter().filter(|at| lacks(|set| &set.dns_tcp, at));
+    let dns_tcp: Vec<_> = lacking.map(|at| self::tcp(*at)).collect::<Result<_, _>>()?;
+    if let Some(first) = sets.first_mut() {
+        first.tcp.extend(tcp);
+        first.dns_tcp.extend(dns_tcp);
+    }
+    Ok(())
+}
+
 /// What is being served goes on; nothing more is taken once it is to drain and `last` is over.
 async fn until_drained<F: Future<Output = ()>>(
     worker: Rc<Worker>,

@@ -145,7 +145,10 @@ async fn start(
     let waits = !inherited.is_empty();
     let sets = if waits {
         // SAFETY: the enforcer has started this process with them, and says so once.
-        unsafe { inherited.share(workers) }.map_err(ServeError::Worker)?
+        let mut sets = unsafe { inherited.share(workers) }.map_err(ServeError::Worker)?;
+        // The gateway that they are from may have been ending already.
+        listen::complete(&mut sets, &configure.listen, &configure.dns)?;
+        sets
     } else {
         let open = |_| Sockets::open(&mut configure.listen, &mut configure.dns);
         (0..workers.max(1)).map(open).collect::<Result<_, _>>()?
