@@ -8,6 +8,7 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::PathBuf,
+    process::Command,
     thread,
 };
 
@@ -153,6 +154,42 @@ fn one_of_another_abi_is_not_taken_over_from() -> Result<()> {
     let left = scratch::left_by(scene.world.name())?;
     ensure!(left.is_empty(), "left: {left:?}");
     Ok(())
+}
+
+#[test]
+fn one_that_dies_half_way_with_its_gateway_is_followed() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut agent = scene.enforce(&Config::default())?;
+    agent.kill()?;
+    fs::remove_file(socket(&scene))?;
+    let listener = UnixListener::bind(socket(&scene))?;
+    let mut gateway = Command::new("true").spawn()?;
+    gateway.wait()?;
+    let other = thread::spawn(move || -> Result<()> {
+        let mut peer = Peer::new(listener.accept()?.0)?;
+        peer.hear()?;
+        peer.say(&json!("agrees"))?;
+        peer.hear()?;
+        let handed = json!({"generation": 7, "gateway": gateway.id(), "told": []});
+        peer.say(&json!({"handsOver": handed}))
+    });
+    scene.capture.clear();
+    let mut successor = agent.successor()?;
+    let reached = process::eventually("the successor to serve", || {
+        scene.pod.attack(&["udp", "198.51.100.7:4000", "x"])?;
+        if let Some(status) = successor.try_wait()? {
+            anyhow::bail!("it ended with {status}: {}", agent.successors_log()?);
+        }
+        let reached = scene.curl(&["https://allowed.test/"])?;
+        Ok(reached.status.success().then_some(()))
+    });
+    successor.kill()?;
+    successor.wait()?;
+    other
+        .join()
+        .unwrap_or_else(|_panic| anyhow::bail!("panicked"))?;
+    reached?;
+    scene.expect_nothing(nowhere4(7))
 }
 
 #[test]
