@@ -107,9 +107,9 @@ fn locks(wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     entries(Path::new(LOCKS))
         .into_iter()
         .filter(|name| {
-            // The lock itself, and the names of its endpoints.
-            let stem = name.strip_suffix(".lock").or(name.strip_suffix(".json"));
-            stem.is_some_and(&wanted)
+            // The lock itself, the names of its endpoints, and where it can be asked to hand over.
+            let stems = [".lock", ".json", ".sock"].map(|end| name.strip_suffix(end));
+            stems.into_iter().flatten().any(|stem| wanted(stem))
         })
         .map(|name| Path::new(LOCKS).join(name))
         .collect()

@@ -115,8 +115,12 @@ fn detach_removes_everything() -> Result<()> {
     let mut agent = scene.enforce(&Config::default())?;
     ensure!(!pins(&scene).is_empty(), "nothing is pinned");
     agent.stop()?;
+    // As an agent of another ABI leaves it.
+    let empty = "/sys/fs/bpf/egress-agent/v0";
+    fs::create_dir_all(empty)?;
     agent.detach()?.ok()?;
     ensure!(pins(&scene).is_empty(), "left: {:?}", pins(&scene));
+    ensure!(!fs::exists(empty)?, "an empty folder is left");
     scene.pod.attack(&DATAGRAM)?.ok()?;
     ensure!(
         !scene.arrived(nowhere4(7))?.is_empty(),

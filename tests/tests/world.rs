@@ -119,8 +119,12 @@ fn what_a_killed_run_left_is_cleared_by_the_next() -> Result<()> {
     fs::create_dir_all(cgroup.join("kubepods/burstable/pod"))?;
     let directory = std::env::temp_dir().join(&name);
     fs::create_dir_all(&directory)?;
+    let running = Path::new("/run/egress-agent");
+    fs::create_dir_all(running)?;
+    let socket = running.join(format!("{name}.sock"));
+    fs::write(&socket, "")?;
     egress_tests::scratch::clear_stale()?;
-    let left = [cgroup.as_path(), directory.as_path()];
+    let left = [cgroup.as_path(), &directory, &socket];
     ensure!(
         left.iter().all(|path| !Path::exists(path)),
         "something of {name} is left"

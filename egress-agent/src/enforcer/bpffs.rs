@@ -82,12 +82,13 @@ pub fn remove(pins: &Path) -> Result<bool, BpffsError> {
         remove_folder(&folder)?;
     }
     remove_folder(pins)?;
-    // The parents go with their last instance; they stay while there is another.
-    let parents = pins.ancestors().skip(1).take(2);
-    for parent in parents {
-        if fs::remove_dir(parent).is_err() {
-            break;
+    // The folders of an ABI, this one or another, go with their last instance, and what they are in
+    // with the last of them; the kernel keeps what is not empty.
+    if let Some(all) = pins.ancestors().nth(2) {
+        for version in fs::read_dir(all).into_iter().flatten().flatten() {
+            drop(fs::remove_dir(version.path()));
         }
+        drop(fs::remove_dir(all));
     }
     Ok(found)
 }
