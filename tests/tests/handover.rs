@@ -92,7 +92,13 @@ fn goes_unnoticed(work: impl FnOnce(&mut Agent<'_>) -> Result<()>) -> Result<()>
 
 #[test]
 fn nothing_passes_nothing_fails_and_everything_is_told() -> Result<()> {
-    goes_unnoticed(|agent| (0..3).try_for_each(|_| agent.take_over(&[])))
+    goes_unnoticed(|agent| {
+        let config = fs::read_to_string(agent.config())?;
+        (0..3).try_for_each(|_| {
+            agent.reload_config(&config)?;
+            agent.take_over(&[])
+        })
+    })
 }
 
 #[test]
@@ -247,14 +253,33 @@ fn killed_agent(scene: &Scene, agent: &mut Agent<'_>, moment: Duration) -> Resul
 #[test]
 fn one_that_nobody_waits_for_any_more_does_not_leave() -> Result<()> {
     let scene = Scene::new()?;
-    let mut agent = scene.enforce(&Config::default())?;
+    let other = scene.world.pod("shop/orders-2")?;
+    let next = scene.world.pod("shop/orders-3")?;
+    let config = Config {
+        policy: Config::policy(&["allowed.test"]).replace("{ serviceAccounts: [orders] }", "{}"),
+        ..Config::default()
+    };
+    let mut agent = Agent::start(&scene.world, &config, &[&scene.pod, &other])?;
+    // The next one has other endpoints, and puts all of them into force.
+    let text = Agent::configuration(&scene.world, &config, &[&scene.pod, &next])?;
+    fs::write(agent.config(), text)?;
     let mut successor = successor_within(&agent)?;
     agent.freeze()?;
     let status = process::wait(&mut successor, process::PATIENCE)?;
     ensure!(!status.success(), "it took over");
     agent.thaw()?;
     expect_kept(&agent, 1)?;
-    scene.curl(&["https://allowed.test/"])?.ok()?;
+    scene.capture.clear();
+    for pod in [&scene.pod, &other] {
+        scene.curl_in(pod, &["https://allowed.test/"])?.ok()?;
+        pod.attack(&DATAGRAM)?;
+    }
+    scene.expect_nothing(nowhere4(7))?;
+    next.attack(&DATAGRAM)?.ok()?;
+    ensure!(
+        !scene.arrived(nowhere4(7))?.is_empty(),
+        "who is no endpoint is held"
+    );
     ensure!(agent.stop()?.success(), "it did not stop well");
     Ok(())
 }
