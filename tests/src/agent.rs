@@ -144,6 +144,15 @@ impl<'world> Agent<'world> {
         self.expect_left()
     }
 
+    /// SIGTERM to those that were taken over from.
+    ///
+    /// # Errors
+    /// Where one has ended already.
+    pub fn end_those_before(&self) -> Result<()> {
+        let mut before = self.before.iter();
+        before.try_for_each(|child| process::signal(child, libc::SIGTERM))
+    }
+
     /// Waits for the end of those that were taken over from.
     ///
     /// # Errors

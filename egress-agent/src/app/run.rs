@@ -137,7 +137,13 @@ async fn run_locked(
                     if let Some(door) = door.take() {
                         door.close();
                     }
-                    return running.leave(lock, successor).await;
+                    let told_to_end = async {
+                        tokio::select! {
+                            _ = terminate.recv() => {}
+                            _ = interrupt.recv() => {}
+                        }
+                    };
+                    return running.leave(lock, successor, told_to_end).await;
                 }
             }
             _ = tick.tick() => running.tick().await?,

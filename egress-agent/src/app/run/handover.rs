@@ -89,11 +89,12 @@ impl Running {
     }
 
     /// The end after a hand-over: the successor has the instance, and the gateway the connections
-    /// that it still has.
+    /// that it still has, for as long as they may go on and nobody wants this agent to end.
     pub(super) async fn leave(
         mut self,
         lock: &mut Option<Lock>,
         mut successor: Successor,
+        told_to_end: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
         drop(lock.take());
         successor.left().await;
@@ -105,7 +106,11 @@ impl Running {
                 self.sink.write(&record);
             }
         };
-        drop(tokio::time::timeout(time, drained).await);
+        tokio::select! {
+            () = drained => {}
+            () = tokio::time::sleep(time) => {}
+            () = told_to_end => {}
+        }
         for record in self.instance.last_records() {
             self.sink.write(&record);
         }
