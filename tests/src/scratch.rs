@@ -109,7 +109,7 @@ fn locks(wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
         .filter(|name| {
             // The lock itself, the names of its endpoints, and where it can be asked to hand over.
             let stems = [".lock", ".json", ".sock"].map(|end| name.strip_suffix(end));
-            stems.into_iter().flatten().any(|stem| wanted(stem))
+            stems.into_iter().flatten().any(&wanted)
         })
         .map(|name| Path::new(LOCKS).join(name))
         .collect()
