@@ -315,6 +315,15 @@ impl<'world> Agent<'world> {
         fs::read_to_string(&self.log).context("could not read agent.log")
     }
 
+    /// Waits until it prints something.
+    ///
+    /// # Errors
+    /// With its log, where it does not.
+    pub fn wait_for_log(&self, text: &str) -> Result<()> {
+        let printed = process::eventually(text, || Ok(self.log()?.contains(text).then_some(())));
+        printed.with_context(|| self.log().unwrap_or_default())
+    }
+
     /// Its configuration file.
     pub fn config(&self) -> &PathBuf {
         &self.config

@@ -18,11 +18,12 @@ use egress_tests::{
 };
 
 /// Asks for a name of its own again and again, by both transports, from a port that nobody had
-/// before, and once each; then for one that is refused. Ends when there is a file, with the number
-/// of refusals, or with the first that is not answered as it should be.
+/// before, and once each; then for one that is refused. Begins when there is a file, and ends when
+/// there is another, with the number of refusals, or with the first that is not answered as it
+/// should be.
 const ASK: &str = r#"
-import os, random, socket, struct, sys
-server, name, over = sys.argv[1], sys.argv[2], sys.argv[3]
+import os, random, socket, struct, sys, time
+server, name, begin, over = sys.argv[1:]
 def ask(name, tcp, code):
     query = struct.pack("!HHHHHH", random.randrange(65536), 0x100, 1, 0, 0, 0)
     for label in name.encode().split(b"."):
@@ -41,6 +42,8 @@ def ask(name, tcp, code):
     s.close()
     assert answer[:2] == query[:2] and answer[3] & 15 == code, (name, tcp, answer)
 refused = 0
+while not os.path.exists(begin):
+    time.sleep(0.001)
 while True:
     ask(name, False, 0)
     ask(name, True, 0)
@@ -51,11 +54,11 @@ while True:
 print(refused)
 "#;
 
-fn asks(pod: &Pod, name: &str, over: &Path) -> Result<Child> {
+fn asks(pod: &Pod, name: &str, begin: &Path, over: &Path) -> Result<Child> {
     let mut python = pod.command("python3")?;
     python
         .args(["-c", ASK, &RESOLVER4.to_string(), name])
-        .arg(over);
+        .args([begin, over]);
     python.stdin(Stdio::null()).stdout(Stdio::piped());
     python.stderr(Stdio::piped());
     python.spawn().context("could not start python3")
@@ -83,10 +86,11 @@ fn of_two_endpoints() -> Result<()> {
         ..Config::default()
     };
     let mut agent = Agent::start(&scene.world, &config, &[&scene.pod, &other])?;
+    let begin = scene.world.scratch().write("begin", "")?;
     let over = scene.world.scratch().file("over");
     let asking = [
-        asks(&scene.pod, "allowed.test", &over)?,
-        asks(&other, "repo.test", &over)?,
+        asks(&scene.pod, "allowed.test", &begin, &over)?,
+        asks(&other, "repo.test", &begin, &over)?,
     ];
     let taken_over = (0..4).try_for_each(|_| agent.take_over(&[]));
     scene.world.scratch().write("over", "")?;
@@ -113,17 +117,24 @@ fn of_two_endpoints() -> Result<()> {
 fn that_take_longer_than_it() -> Result<()> {
     let scene = Scene::new()?;
     let mut agent = scene.enforce(&Config::default())?;
-    let over = scene.world.scratch().write("over", "")?;
+    let scratch = scene.world.scratch();
+    let over = scratch.write("over", "")?;
+    let asking = asks(&scene.pod, "allowed.test", &scratch.file("begin"), &over)?;
+    // It has started by then.
+    thread::sleep(Duration::from_millis(500));
     scene.world.internet.dns.freeze()?;
-    let asking = asks(&scene.pod, "allowed.test", &over)?;
-    // The gateway asks, and waits.
-    thread::sleep(Duration::from_millis(300));
-    let taken_over = agent.take_over(&[]);
-    // The one before has told by now that nothing is left, if it has not seen what there is.
+    let mut successor = agent.successor()?;
+    let handed_over = agent.wait_for_log("takes over").and_then(|()| {
+        scratch.write("begin", "")?;
+        agent.wait_for_log("handed over")
+    });
+    // The old gateway has told by now that nothing is left, if it does not see what there is.
     thread::sleep(Duration::from_millis(1_500));
     scene.world.internet.dns.thaw()?;
     let ended = ended(asking);
-    taken_over?;
+    let left = handed_over.and_then(|()| agent.expect_end());
+    successor.kill()?;
+    successor.wait()?;
     ended?;
-    agent.expect_left()
+    left
 }
