@@ -23,8 +23,8 @@ use egress_tests::{
 /// should be.
 const ASK: &str = r#"
 import os, random, socket, struct, sys, time
-server, name, begin, over = sys.argv[1:]
-def ask(name, tcp, code):
+server, name, codes, begin, over = sys.argv[1:]
+def ask(name, tcp, codes):
     query = struct.pack("!HHHHHH", random.randrange(65536), 0x100, 1, 0, 0, 0)
     for label in name.encode().split(b"."):
         query += bytes([len(label)]) + label
@@ -40,24 +40,25 @@ def ask(name, tcp, code):
         s.send(query)
         answer = s.recv(4096)
     s.close()
-    assert answer[:2] == query[:2] and answer[3] & 15 == code, (name, tcp, answer)
+    assert answer[:2] == query[:2] and str(answer[3] & 15) in codes, (name, tcp, answer)
 refused = 0
 while not os.path.exists(begin):
     time.sleep(0.001)
 while True:
-    ask(name, False, 0)
-    ask(name, True, 0)
-    ask("secret.attacker.test", False, 5)
+    ask(name, False, codes)
+    ask(name, True, codes)
+    ask("secret.attacker.test", False, "5")
     refused += 1
     if os.path.exists(over):
         break
 print(refused)
 "#;
 
-fn asks(pod: &Pod, name: &str, begin: &Path, over: &Path) -> Result<Child> {
+/// Starts asking; `codes` are the digits of those that an answer may have.
+fn asks(pod: &Pod, name: &str, codes: &str, begin: &Path, over: &Path) -> Result<Child> {
     let mut python = pod.command("python3")?;
     python
-        .args(["-c", ASK, &RESOLVER4.to_string(), name])
+        .args(["-c", ASK, &RESOLVER4.to_string(), name, codes])
         .args([begin, over]);
     python.stdin(Stdio::null()).stdout(Stdio::piped());
     python.stderr(Stdio::piped());
@@ -89,8 +90,8 @@ fn of_two_endpoints() -> Result<()> {
     let begin = scene.world.scratch().write("begin", "")?;
     let over = scene.world.scratch().file("over");
     let asking = [
-        asks(&scene.pod, "allowed.test", &begin, &over)?,
-        asks(&other, "repo.test", &begin, &over)?,
+        asks(&scene.pod, "allowed.test", "0", &begin, &over)?,
+        asks(&other, "repo.test", "0", &begin, &over)?,
     ];
     let taken_over = (0..4).try_for_each(|_| agent.take_over(&[]));
     scene.world.scratch().write("over", "")?;
@@ -119,7 +120,9 @@ fn that_take_longer_than_it() -> Result<()> {
     let mut agent = scene.enforce(&Config::default())?;
     let scratch = scene.world.scratch();
     let over = scratch.write("over", "")?;
-    let asking = asks(&scene.pod, "allowed.test", &scratch.file("begin"), &over)?;
+    let begin = scratch.file("begin");
+    // On a slow machine the gateway's own patience is at an end first: SERVFAIL.
+    let asking = asks(&scene.pod, "allowed.test", "02", &begin, &over)?;
     // It has started by then.
     thread::sleep(Duration::from_millis(500));
     scene.world.internet.dns.freeze()?;
