@@ -127,6 +127,16 @@ pub struct DirectKey {
     pub address: Address,
 }
 
+/// The value of a direct entry. A structure, because before Linux 6.4 a map whose values are none is
+/// another than one whose values are, and the enforcer makes its maps of structures.
+#[repr(C)]
+#[derive(Clone, Copy)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug))]
+pub struct Present {
+    /// 1.
+    pub one: u8,
+}
+
 /// A prefix length that entries of a set have, with one port each or for every port.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]

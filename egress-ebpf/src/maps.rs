@@ -19,7 +19,7 @@ use egress_common::{
     maps::{
         AddressKey, Config, DirectKey, Flow, FlowKey, MAX_ADDRESSES, MAX_COUNTERS, MAX_FLOWS,
         MAX_NETWORKS, MAX_OPENING, MAX_ORIGINS, MAX_PORTS, MAX_REPLIES, MAX_REPORTS, MAX_SETS,
-        Prefix, Prefixes, ReplyKey, counter, port,
+        Prefix, Prefixes, Present, ReplyKey, counter, port,
     },
     origin::{Origin, OriginQuery, Published},
     socket::Socket,
@@ -59,7 +59,7 @@ static ACCEPTED: SkStorage<Origin> = SkStorage::new();
 
 // A set of direct entries, as large as it needs to be: what is looked up stays in the processor's
 // caches with the few that there are.
-type Direct = btf_maps::HashMap<DirectKey, u8, 1, { NO_PREALLOC as usize }>;
+type Direct = btf_maps::HashMap<DirectKey, Present, 1, { NO_PREALLOC as usize }>;
 
 #[btf_map]
 static DIRECT: ArrayOfMaps<Direct, { MAX_SETS as usize }> = ArrayOfMaps::new();

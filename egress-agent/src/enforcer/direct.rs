@@ -14,7 +14,7 @@ mod prefixes;
 mod watch;
 
 use aya::maps::{Array, MapData, lpm_trie::Key};
-use egress_common::maps::{self, DirectKey, MAX_SETS, Prefixes, ReplyKey};
+use egress_common::maps::{self, DirectKey, MAX_SETS, Prefixes, Present, ReplyKey};
 use ipnet::IpNet;
 
 use crate::enforcer::{
@@ -83,7 +83,7 @@ pub type DirectEntries = BTreeMap<u32, Arc<Vec<DirectEntry>>>;
 
 /// How a map with room for so many entries is made.
 fn shape(entries: u32) -> sys::Shape {
-    sys::Shape::of::<DirectKey, u8>(sys::HASH, entries, sys::NO_PREALLOC)
+    sys::Shape::of::<DirectKey, Present>(sys::HASH, entries, sys::NO_PREALLOC)
 }
 
 /// For how many entries there is to be room where there are so many.
