@@ -11,13 +11,13 @@ use anyhow::{Context as _, Result};
 // enum bpf_cmd and bpf_map_type in include/uapi/linux/bpf.h.
 const MAP_CREATE: i64 = 0;
 const MAP_UPDATE_ELEM: i64 = 2;
-const MAP_DELETE_ELEM: i64 = 3;
 const PROG_LOAD: i64 = 5;
 const PROG_TEST_RUN: i64 = 10;
 const MAP_UPDATE_BATCH: i64 = 26;
 const LINK_CREATE: i64 = 28;
 const ARRAY: u32 = 2;
 const PROG_ARRAY: u32 = 3;
+const HASH: u32 = 1;
 const LPM_TRIE: u32 = 11;
 /// BPF_F_NO_PREALLOC, which tries demand.
 const NO_PREALLOC: u32 = 1;
@@ -83,6 +83,11 @@ pub(crate) fn program_array(program: BorrowedFd<'_>) -> Result<OwnedFd> {
     Ok(map)
 }
 
+/// A hash with values of one byte.
+pub(crate) fn hash(key_size: u32, entries: u32) -> Result<OwnedFd> {
+    create(HASH, key_size, 1, entries.next_power_of_two(), NO_PREALLOC)
+}
+
 /// A trie with values of one byte.
 pub(crate) fn trie(key_size: u32, entries: u32) -> Result<OwnedFd> {
     create(LPM_TRIE, key_size, 1, entries, NO_PREALLOC)
@@ -98,11 +103,6 @@ fn create(kind: u32, key_size: u32, value_size: u32, entries: u32, flags: u32) -
 /// Writes one entry.
 pub(crate) fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
     element(MAP_UPDATE_ELEM, map, key, value.as_ptr())
-}
-
-/// Removes one entry.
-pub(crate) fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
-    element(MAP_DELETE_ELEM, map, key, std::ptr::null())
 }
 
 fn element(command: i64, map: BorrowedFd<'_>, key: &[u8], value: *const u8) -> io::Result<()> {

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd},
     path::Path,
     sync::OnceLock,
 };
@@ -16,7 +16,7 @@ use aya::{
 };
 use egress_agent::enforcer::{
     OBJECT,
-    direct::{self, DirectEntry},
+    direct::{DirectEntry, Given},
     own,
 };
 use egress_common::{
@@ -58,7 +58,7 @@ pub(crate) struct Size {
 pub(crate) struct Kernel {
     ebpf: Ebpf,
     /// The direct entries of the endpoint under test.
-    direct: OwnedFd,
+    pub(crate) direct: Given,
 }
 
 impl Kernel {
@@ -90,7 +90,7 @@ impl Kernel {
         for endpoint in [0, scene::ID] {
             own::give(&ebpf, endpoint).context("could not make an endpoint's maps")?;
         }
-        let given = direct::give(&mut ebpf, scene::SET, &entries(size));
+        let given = Given::new(&ebpf, scene::SET, &entries(size));
         let direct = given.context("could not fill a set of direct entries")?;
         let kernel = Self { ebpf, direct };
         kernel.set_scene(interface)?;
@@ -105,11 +105,6 @@ impl Kernel {
             .program(name)
             .context("the object has no such program")?;
         Ok(program.fd()?.as_fd())
-    }
-
-    /// The hash of the direct entries.
-    pub(crate) fn direct(&self) -> BorrowedFd<'_> {
-        self.direct.as_fd()
     }
 
     #[allow(

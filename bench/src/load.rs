@@ -10,9 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use egress_agent::policy::load::load_files;
-use egress_common::maps::DirectKey;
+use egress_common::direct::{Bucket4, Bucket6};
 use egress_tests::{
     agent::{Agent, Config},
     process,
@@ -21,9 +21,9 @@ use egress_tests::{
 use serde_json::{Value, json};
 
 use crate::{
-    Effort, bpf,
+    Effort,
     figures::{self, Figures},
-    kernel::{self, Kernel, PORT, Size, raw},
+    kernel::{self, Kernel, PORT, Size},
     table::Table,
 };
 
@@ -173,6 +173,9 @@ impl Memory {
                 line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
             Ok(kilobytes.context("no such field")? * 1024.0 / 1e6)
         };
+        /// BPF_MAP_TYPE_ARRAY (include/uapi/linux/bpf.h).
+        const ARRAY: u64 = 2;
+        let sizes = [size_of::<Bucket4>() as u64, size_of::<Bucket6>() as u64];
         let mut maps = BTreeMap::new();
         for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
             // What was closed meanwhile is no map.
@@ -182,8 +185,8 @@ impl Memory {
                 line.trim().parse::<u64>().ok()
             };
             if let (Some(id), Some(bytes)) = (value("map_id:"), value("memlock:")) {
-                let is_direct = value("key_size:") == Some(size_of::<DirectKey>() as u64)
-                    && value("value_size:") == Some(1);
+                let is_direct = value("value_size:").is_some_and(|it| sizes.contains(&it))
+                    && value("map_type:") == Some(ARRAY);
                 maps.insert(id, (bytes as f64 / 1e6, is_direct));
             }
         }
@@ -217,7 +220,7 @@ fn at_rest(pid: u32) -> Result<f64> {
 
 /// Microseconds of writing and of removing one entry beside so many.
 fn change(entries: u32) -> Result<[Figures; 2]> {
-    let kernel = Kernel::new(
+    let mut kernel = Kernel::new(
         Size {
             hosts: entries,
             networks: 0,
@@ -225,15 +228,14 @@ fn change(entries: u32) -> Result<[Figures; 2]> {
         },
         1,
     )?;
-    let map = kernel.direct();
     let (mut written, mut removed) = (Vec::new(), Vec::new());
     for n in 0..1_000 {
-        let key = kernel::entry(kernel::host(entries + n), 32).key();
+        let entry = kernel::entry(kernel::host(entries + n), 32);
         let begun = Instant::now();
-        bpf::update(map, raw(&key), &[1])?;
+        ensure!(kernel.direct.add(&entry), "there is no room for one more");
         written.push(begun.elapsed().as_secs_f64() * 1e6);
         let begun = Instant::now();
-        bpf::delete(map, raw(&key))?;
+        kernel.direct.remove(&entry);
         removed.push(begun.elapsed().as_secs_f64() * 1e6);
     }
     Ok([Figures::of(written), Figures::of(removed)])

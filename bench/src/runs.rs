@@ -12,7 +12,7 @@ use crate::{
     cgroup::Inside,
     figures::{self, Figures},
     frame::{self, ACK, SYN},
-    kernel::{Kernel, NETWORK_BITS, PORT, Size, entry, host, network, raw},
+    kernel::{Kernel, NETWORK_BITS, PORT, Size, host, network},
     scene::{self, GATEWAY4, GATEWAY6, NEXT_HOP_MAC, NEXT_HOP4, NEXT_HOP6, OWN6, PROXY, RESOLVER},
     table::{Mark, Table},
     tiny,
@@ -113,9 +113,8 @@ fn at(entries: u32, endpoints: u32, effort: Effort, table: &mut Table) -> Result
     let hosts = destinations(|n| host(n % entries))?;
     let networks = destinations(|n| network(n % entries))?;
     let nowhere = destinations(|n| [198, 18 | (n >> 16 & 1) as u8, (n >> 8) as u8, n as u8])?;
-    let trie = trie(entries)?;
-    let head = raw(&entry([0; 4], 32).key()).to_vec();
-    let bare_hash = tiny::look_up(with_hosts.direct(), &head[..16])?;
+    let (hash, trie) = (hash(entries)?, trie(entries)?);
+    let bare_hash = tiny::look_up(hash.as_fd(), &hash_key([0; 4])[..16])?;
     let bare_trie = tiny::look_up(trie.as_fd(), &trie_key([0; 4], 128)[..20])?;
     let turned = |program: BorrowedFd<'_>, which: &OwnedFd| tiny::in_turn(program, which.as_fd());
     let turns = [
@@ -291,22 +290,41 @@ fn cases<'a>(
 /// As many networks as the set of direct entries has, in a trie.
 fn trie(entries: u32) -> Result<OwnedFd> {
     let map = bpf::trie(trie_key([0; 4], 0).len() as u32, entries)?;
+    fill(&map, entries, |n| trie_key(network(n), NETWORK_BITS + 96))?;
+    Ok(map)
+}
+
+/// The same in a hash of the kernel's.
+fn hash(entries: u32) -> Result<OwnedFd> {
+    let map = bpf::hash(hash_key([0; 4]).len() as u32, entries)?;
+    fill(&map, entries, |n| hash_key(host(n)).to_vec())?;
+    Ok(map)
+}
+
+fn fill(map: &OwnedFd, entries: u32, key: impl Fn(u32) -> Vec<u8>) -> Result<()> {
     let all: Vec<u32> = (0..entries).collect();
     for some in all.chunks(4_096) {
-        let keys = some
-            .iter()
-            .map(|n| trie_key(network(*n), NETWORK_BITS + 96));
-        let keys: Vec<u8> = keys.flatten().collect();
+        let keys: Vec<u8> = some.iter().flat_map(|n| key(*n)).collect();
         bpf::update_all(map.as_fd(), &keys, &vec![1; some.len()], some.len())?;
     }
-    Ok(map)
+    Ok(())
 }
 
 /// What counts, in bits; then port and protocol, and the address.
 fn trie_key(address: [u8; 4], bits: u8) -> Vec<u8> {
-    let mut key = entry(address, 32).key();
-    key.bits = 0;
-    [&(32 + u32::from(bits)).to_ne_bytes()[..], raw(&key)].concat()
+    let mut key = hash_key(address);
+    key[3] = 0;
+    [&(32 + u32::from(bits)).to_ne_bytes()[..], &key].concat()
+}
+
+/// Port, protocol and prefix length, and the address in the mapped form.
+fn hash_key([a, b, c, d]: [u8; 4]) -> [u8; 20] {
+    let [low, high] = PORT.to_ne_bytes();
+    let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d];
+    let mut key = [0; 20];
+    key[..4].copy_from_slice(&[low, high, 17, 128]);
+    key[4..].copy_from_slice(&mapped);
+    key
 }
 
 /// A datagram to a port that entries have.

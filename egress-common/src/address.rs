@@ -5,7 +5,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// An IP address as the maps hold it: 16 bytes in network order, IPv4 as `::ffff:a.b.c.d`
 /// (RFC 4291 section 2.5.5.2). Four words, because the kernel side compares words.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(any(test, feature = "user"), derive(Debug))]
 pub struct Address([u32; 4]);
 

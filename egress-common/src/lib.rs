@@ -8,6 +8,7 @@
 pub mod address;
 pub mod attempt;
 pub mod decide;
+pub mod direct;
 pub mod endpoint;
 pub mod event;
 pub mod frame;
@@ -22,4 +23,4 @@ pub mod verdict;
 
 /// Raised whenever a shared type or the meaning of a map changes; part of the pin path, so that
 /// two versions never share a map.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;

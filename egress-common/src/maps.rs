@@ -17,10 +17,10 @@ pub const CGROUPS: &str = "CGROUPS";
 pub const LINKS: &str = "LINKS";
 /// What addresses are to an endpoint, see [`OWN`] and [`NEXT_HOP`].
 pub const ADDRESSES: &str = "ADDRESSES";
-/// By set of direct entries: its entries.
-pub const DIRECT: &str = "DIRECT";
-/// By set of direct entries: which prefix lengths they have, see [`Prefixes`].
-pub const PREFIXES: &str = "PREFIXES";
+/// By set of direct entries: its table of IPv4, see [`direct`](crate::direct).
+pub const DIRECT4: &str = "DIRECT4";
+/// The same of IPv6.
+pub const DIRECT6: &str = "DIRECT6";
 /// What the node knows of networks, see [`Class`].
 pub const NETWORKS: &str = "NETWORKS";
 /// Who may open flows to an endpoint beside the node and the cluster.
@@ -49,7 +49,7 @@ pub const EVENTS: &str = "EVENTS";
 
 /// Every map that is pinned. aya-log's own ring is not among them: each agent has its own.
 pub const PINNED: &[&str] = &[
-    CONFIG, ENDPOINTS, CGROUPS, LINKS, ADDRESSES, DIRECT, PREFIXES, NETWORKS, REPLIES, OWNERS,
+    CONFIG, ENDPOINTS, CGROUPS, LINKS, ADDRESSES, DIRECT4, DIRECT6, NETWORKS, REPLIES, OWNERS,
     PORTS, FLOWS, OPENING, ORIGINS, SOCKETS, ACCEPTED, COUNTERS, REPORTS, EVENTS,
 ];
 
@@ -62,10 +62,9 @@ pub const MAX_ADDRESSES: u32 = MAX_ENDPOINTS * 16;
 pub const MAX_DIRECT: u32 = 2_097_152;
 /// Sets of direct entries, from 1: one for each endpoint, and as many that replace them.
 pub const MAX_SETS: u32 = MAX_ENDPOINTS * 2;
-/// Prefix lengths of IPv4, each with single ports and with every port.
-pub const MAX_PREFIXES4: usize = 33 * 2;
-/// The same of IPv6.
-pub const MAX_PREFIXES6: usize = 129 * 2;
+/// The flags of a table of direct entries (include/uapi/linux/bpf.h): BPF_F_MMAPABLE, since user
+/// space writes it as memory; BPF_F_INNER_MAP, by which tables may be of different sizes.
+pub const TABLE: u32 = 1 << 10 | 1 << 12;
 /// Networks that a node can know.
 pub const MAX_NETWORKS: u32 = 4_096;
 /// Entries of [`REPLIES`] that a node can hold.
@@ -110,73 +109,6 @@ pub struct Config {
     /// Another whenever anything of the enforcer's has changed, and then what sockets remember is
     /// nothing. Any number but 0 and not one after the other, so that none ever comes again.
     pub generation: u64,
-}
-
-/// The key of a direct entry in its set.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-#[cfg_attr(any(test, feature = "user"), derive(Debug))]
-pub struct DirectKey {
-    /// Host byte order; 0 stands for every port.
-    pub port: u16,
-    /// The IP protocol number.
-    pub protocol: u8,
-    /// How many bits of the address are the network's, in the mapped form: 0 to 128.
-    pub bits: u8,
-    /// The network's first address.
-    pub address: Address,
-}
-
-/// The value of a direct entry. A structure, because before Linux 6.4 a map whose values are none is
-/// another than one whose values are, and the enforcer makes its maps of structures.
-#[repr(C)]
-#[derive(Clone, Copy)]
-#[cfg_attr(any(test, feature = "user"), derive(Debug))]
-pub struct Present {
-    /// 1.
-    pub one: u8,
-}
-
-/// A prefix length that entries of a set have, with one port each or for every port.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(any(test, feature = "user"), derive(Debug))]
-pub struct Prefix {
-    /// [`DirectKey::bits`] and one; 0 ends the list.
-    pub bits_and_one: u8,
-    /// Zero.
-    pub reserved: u8,
-    /// The bits of a port that count: all, or none where the entries are for every port.
-    pub port_mask: u16,
-}
-
-impl Prefix {
-    /// The end of a list.
-    pub const END: Self = Self {
-        bits_and_one: 0,
-        reserved: 0,
-        port_mask: 0,
-    };
-}
-
-/// The prefix lengths that entries of a set have, so that no others are looked up. While endpoints
-/// have the set both lists only grow at their ends: whoever reads them meanwhile misses nothing.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(any(test, feature = "user"), derive(Debug))]
-pub struct Prefixes {
-    /// Of IPv4, which lengths in the mapped form are 96 to 128.
-    pub v4: [Prefix; MAX_PREFIXES4],
-    /// Of IPv6.
-    pub v6: [Prefix; MAX_PREFIXES6],
-}
-
-impl Prefixes {
-    /// Of a set without entries.
-    pub const NONE: Self = Self {
-        v4: [Prefix::END; MAX_PREFIXES4],
-        v6: [Prefix::END; MAX_PREFIXES6],
-    };
 }
 
 /// The key of an entry of [`REPLIES`]. As the data of a trie's key its first eight bytes are always
@@ -281,7 +213,6 @@ pub struct Flow {
 }
 
 const _: () = assert!(size_of::<Config>() == 56);
-const _: () = assert!(size_of::<DirectKey>() == 20 && size_of::<ReplyKey>() == 24);
-const _: () = assert!(size_of::<Prefixes>() == 1_296);
+const _: () = assert!(size_of::<ReplyKey>() == 24);
 const _: () = assert!(size_of::<FlowKey>() == 24);
 const _: () = assert!(size_of::<Flow>() == 16);

@@ -4,7 +4,7 @@ use crate::{
     address::Address,
     endpoint::{Endpoint, Link},
     event::{Event, ReportKey, ReportWindow},
-    maps::{AddressKey, Config, DirectKey, FlowKey, Prefixes, ReplyKey},
+    maps::{AddressKey, Config, FlowKey, ReplyKey},
     origin::{Origin, OriginQuery, Published},
 };
 
@@ -24,9 +24,7 @@ pod!(
     ReportKey,
     ReportWindow,
     Config,
-    DirectKey,
     FlowKey,
-    Prefixes,
     ReplyKey,
     Origin,
     AddressKey,

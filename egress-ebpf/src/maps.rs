@@ -14,12 +14,13 @@ use core::{
 use egress_common::{
     address::Address,
     attempt::Attempt,
+    direct::{Bucket, Bucket4, Bucket6, HEAD, MAX_PREFIXES, PLACES, PROBES, Prefix, index},
     endpoint::{Endpoint, Link, MAX_ENDPOINTS},
     event::{Event, ReportKey, ReportWindow},
     maps::{
-        AddressKey, Config, DirectKey, Flow, FlowKey, MAX_ADDRESSES, MAX_COUNTERS, MAX_FLOWS,
-        MAX_NETWORKS, MAX_OPENING, MAX_ORIGINS, MAX_PORTS, MAX_REPLIES, MAX_REPORTS, MAX_SETS,
-        Prefix, Prefixes, Present, ReplyKey, counter, port,
+        AddressKey, Config, Flow, FlowKey, MAX_ADDRESSES, MAX_COUNTERS, MAX_FLOWS, MAX_NETWORKS,
+        MAX_OPENING, MAX_ORIGINS, MAX_PORTS, MAX_REPLIES, MAX_REPORTS, MAX_SETS, ReplyKey, TABLE,
+        counter, port,
     },
     origin::{Origin, OriginQuery, Published},
     socket::Socket,
@@ -39,8 +40,6 @@ static LINKS: HashMap<u32, Link> = HashMap::with_max_entries(MAX_ENDPOINTS, 0);
 #[map]
 static ADDRESSES: HashMap<AddressKey, u8> = HashMap::with_max_entries(MAX_ADDRESSES, 0);
 #[map]
-static PREFIXES: Array<Prefixes> = Array::with_max_entries(MAX_SETS, 0);
-#[map]
 static NETWORKS: LpmTrie<Address, u8> = LpmTrie::with_max_entries(MAX_NETWORKS, NO_PREALLOC);
 #[map]
 static REPLIES: LpmTrie<ReplyKey, u8> = LpmTrie::with_max_entries(MAX_REPLIES, NO_PREALLOC);
@@ -57,12 +56,14 @@ static SOCKETS: SkStorage<Socket> = SkStorage::new();
 #[btf_map]
 static ACCEPTED: SkStorage<Origin> = SkStorage::new();
 
-// A set of direct entries, as large as it needs to be: what is looked up stays in the processor's
-// caches with the few that there are.
-type Direct = btf_maps::HashMap<DirectKey, Present, 1, { NO_PREALLOC as usize }>;
+// A set of direct entries, as large as it needs to be, which user space writes in place.
+type Table<B> = btf_maps::Array<B, 1, { TABLE as usize }>;
+type Tables<B> = ArrayOfMaps<Table<B>, { MAX_SETS as usize }>;
 
 #[btf_map]
-static DIRECT: ArrayOfMaps<Direct, { MAX_SETS as usize }> = ArrayOfMaps::new();
+static DIRECT4: Tables<Bucket4> = Tables::new();
+#[btf_map]
+static DIRECT6: Tables<Bucket6> = Tables::new();
 
 // What an endpoint can fill is its own: a map in a map, which the enforcer puts there with it.
 type Flows = btf_maps::HashMap<FlowKey, Flow, { MAX_FLOWS as usize }, { NO_PREALLOC as usize }>;
@@ -127,77 +128,102 @@ pub(crate) fn role(endpoint: u32, address: &Address) -> u8 {
 /// Whether an entry of the set names this destination.
 #[inline(always)]
 pub(crate) fn has_direct(set: u32, attempt: &Attempt) -> bool {
-    let (Some(prefixes), Some(entries)) = (PREFIXES.get(set), DIRECT.get(set)) else {
-        return false;
-    };
     if attempt.destination.is_v4() {
-        is_within(&prefixes.v4, entries, attempt)
+        DIRECT4.get(set).is_some_and(|table| has(table, attempt))
     } else {
-        is_within(&prefixes.v6, entries, attempt)
+        DIRECT6.get(set).is_some_and(|table| has(table, attempt))
     }
 }
 
-/// What is looked for, among which entries.
-struct Search<const N: usize> {
-    prefixes: *const [Prefix; N],
-    entries: *const Direct,
-    address: Address,
+/// What is looked for, in which table, and how far the search is.
+struct Search<B> {
+    table: *const Table<B>,
+    destination: Address,
     port: u16,
     protocol: u8,
     found: bool,
+    /// The place of the prefix length in the head's words.
+    prefix: u32,
+    probe: u32,
+    shift: u64,
 }
 
-/// One look-up for each prefix length. After the first, which most entries have, by a helper that calls
-/// a function for each: the verifier would walk a loop as often as there may be any.
+/// Most entries have the first prefix length and lie in the first bucket. The rest is looked for by
+/// a helper that calls a function each time: the verifier would walk a loop as often as there may be
+/// any.
 #[inline(always)]
-fn is_within<const N: usize>(prefixes: &[Prefix; N], entries: &Direct, attempt: &Attempt) -> bool {
+fn has<B: Bucket>(table: &Table<B>, attempt: &Attempt) -> bool {
+    let Some(head) = table.get(0) else {
+        return false;
+    };
     let mut search = Search {
-        prefixes,
-        entries,
-        address: attempt.destination,
+        table,
+        destination: attempt.destination,
         port: attempt.destination_port,
         protocol: attempt.protocol,
         found: false,
+        prefix: 1,
+        probe: 0,
+        shift: head.words()[0],
     };
-    let first: *mut Search<N> = &raw mut search;
-    if look_up(0, first) != 0 {
+    let first: *mut Search<B> = &raw mut search;
+    if probe(first, head.words()[1]) != 0 {
         return search.found;
     }
-    let callback: extern "C" fn(u64, *mut Search<N>) -> i64 = look_up_next::<N>;
+    let callback: extern "C" fn(u64, *mut Search<B>) -> i64 = probe_next::<B>;
     // SAFETY: a function of the kind that the helper takes, and what that gets as its context.
     unsafe {
-        bpf_loop(N as u32 - 1, callback as *mut c_void, first.cast(), 0);
+        bpf_loop(
+            MAX_PREFIXES * PROBES,
+            callback as *mut c_void,
+            first.cast(),
+            0,
+        );
         (&raw const search.found).read_volatile()
     }
 }
 
-/// What the helper calls, from 0.
+/// 1 ends the search.
+const END: i64 = 1;
+
+/// What the helper calls.
 #[inline(never)]
-extern "C" fn look_up_next<const N: usize>(at: u64, search: *mut Search<N>) -> i64 {
-    look_up(at + 1, search)
+extern "C" fn probe_next<B: Bucket>(_: u64, search: *mut Search<B>) -> i64 {
+    // SAFETY: [`has`] gives what it has on its stack, which holds a map.
+    unsafe {
+        let at = (*search).prefix;
+        let Some(words) = (*(*search).table).get(at / PLACES as u32) else {
+            return END;
+        };
+        probe(search, words.words()[at as usize % PLACES])
+    }
 }
 
-/// Looks the destination up by one prefix length. 1 ends the search.
+/// Looks into one bucket by one prefix length.
 #[inline(always)]
-fn look_up<const N: usize>(at: u64, search: *mut Search<N>) -> i64 {
-    const END: i64 = 1;
-    // SAFETY: [`is_within`] gives what it has on its stack, which holds a map and its value.
+fn probe<B: Bucket>(search: *mut Search<B>, prefix: u64) -> i64 {
+    // SAFETY: as above.
     unsafe {
-        let Some(prefix) = (*(*search).prefixes).get(at as usize) else {
+        let Some(prefix) = Prefix::of_word(prefix) else {
             return END;
         };
-        if prefix.bits_and_one == 0 {
+        let key = prefix.key(&(*search).destination, (*search).protocol, (*search).port);
+        let word = B::word(&key);
+        let bucket = HEAD + index(word, (*search).shift) + (*search).probe;
+        let Some(bucket) = (*(*search).table).get(bucket) else {
+            return END;
+        };
+        if bucket.has(word, &key.address) {
+            (*search).found = true;
             return END;
         }
-        let bits = prefix.bits_and_one.wrapping_sub(1);
-        let key = DirectKey {
-            port: (*search).port & prefix.port_mask,
-            protocol: (*search).protocol,
-            bits,
-            address: (*search).address.first_of(bits),
-        };
-        (*search).found = (*(*search).entries).get(&key).is_some();
-        (*search).found.into()
+        if bucket.is_full() && (*search).probe < PROBES - 1 {
+            (*search).probe += 1;
+        } else {
+            (*search).probe = 0;
+            (*search).prefix += 1;
+        }
+        0
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use egress_common::direct::{GONE, HEAD};
 use egress_tests::{
     agent::{Agent, Config},
     bpf, process,
@@ -39,7 +40,7 @@ fn addresses(first: u32, count: u32) -> impl Iterator<Item = String> {
     (first..first + count).map(|n| format!("{}/32", Ipv4Addr::from(0x0b00_0000 + n)))
 }
 
-/// How many entries each set of the kernel's has.
+/// How many entries of IPv4 each set of the kernel's has.
 fn sets(scene: &Scene) -> Result<BTreeMap<u32, usize>> {
     let pins = scratch::pins(|name| name == scene.world.name());
     let pins = pins.into_iter().next().context("nothing is pinned")?;
@@ -47,11 +48,24 @@ fn sets(scene: &Scene) -> Result<BTreeMap<u32, usize>> {
     for pin in fs::read_dir(pins.join("maps"))? {
         let pin = pin?.path();
         let name = pin.file_name().unwrap_or_default().to_string_lossy();
-        if let Some(place) = name.strip_prefix("DIRECT-") {
-            sets.insert(place.parse()?, bpf::Map::open(&pin)?.keys()?.len());
+        if let Some(place) = name.strip_prefix("DIRECT4-") {
+            sets.insert(place.parse()?, entries(&bpf::Map::open(&pin)?)?);
         }
     }
     Ok(sets)
+}
+
+fn entries(table: &bpf::Map) -> Result<usize> {
+    let mut count = 0;
+    for bucket in table.keys()?.into_iter().skip(HEAD as usize) {
+        let bucket = table.get(&bucket)?.context("no bucket")?;
+        let words = bucket
+            .chunks_exact(8)
+            .filter_map(|word| word.try_into().ok());
+        let words = words.map(u64::from_ne_bytes);
+        count += words.filter(|word| !matches!(*word, 0 | GONE)).count();
+    }
+    Ok(count)
 }
 
 fn reload(agent: &Agent<'_>, policy: &str) -> Result<()> {

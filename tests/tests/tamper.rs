@@ -6,7 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
+use egress_common::{
+    address::Address,
+    direct::{Bucket as _, Bucket4, HEAD, Key},
+};
 use egress_tests::{
     agent::{Agent, Config},
     bpf, process,
@@ -216,24 +220,27 @@ fn map_entries_that_were_changed_are_written_again() -> Result<()> {
         "CGROUPS: 0 entries were changed, 1 were missing",
     )?;
 
-    // A way beside the gateway: 198.51.100.7, UDP, every port.
-    let direct = bpf::Map::open(&maps.join("DIRECT-1"))?;
-    let mut key = vec![0_u8; 20];
-    (key[2], key[3]) = (17, 128);
-    key[14..20].copy_from_slice(&[255, 255, 198, 51, 100, 7]);
-    direct.set(&key, &mut [1])?;
-    expect_repair(
-        &scene,
-        &agent,
-        "DIRECT-1: 0 entries were changed, 0 were missing, 1",
-    )?;
-    if direct.get(&key)?.is_some() {
-        bail!("the entry is there still");
-    }
+    // A way beside the gateway, at any place: 198.51.100.7, UDP, every port.
+    let direct = bpf::Map::open(&maps.join("DIRECT4-1"))?;
+    let key = Key {
+        address: Address::from(nowhere4(7)),
+        bits: 128,
+        protocol: 17,
+        port: 0,
+    };
+    let bucket = HEAD.to_ne_bytes();
+    let before = direct.get(&bucket)?.context("a bucket")?;
+    let mut after = [&Bucket4::word(&key).to_ne_bytes(), &before[8..]].concat();
+    direct.set(&bucket, &mut after)?;
+    expect_repair(&scene, &agent, "DIRECT4-1: 1 entries were changed")?;
+    ensure!(
+        direct.get(&bucket)? == Some(before),
+        "the entry is there still"
+    );
 
     // The set is nobody's, so that nothing goes beside the gateway.
-    bpf::Map::open(&maps.join("DIRECT"))?.delete(&1_u32.to_ne_bytes())?;
-    expect_repair(&scene, &agent, "DIRECT-1: it was gone or another")?;
+    bpf::Map::open(&maps.join("DIRECT4"))?.delete(&1_u32.to_ne_bytes())?;
+    expect_repair(&scene, &agent, "DIRECT4-1: it was gone or another")?;
     Ok(())
 }
 

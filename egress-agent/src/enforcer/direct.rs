@@ -1,37 +1,32 @@
-//! Direct entries in the kernel: each set is a hash of its own, as large as it needs to be. Of a
-//! million entries only those that change are written; a set that outgrows its map gets a larger
-//! one, which takes the place of the other at once.
+//! Direct entries in the kernel: each set has for each family a table of its own, as large as it
+//! needs to be, in memory that the programs and this process share. Of a million entries only those
+//! that change are written; a set that outgrows its table gets a larger one, which takes the place of
+//! the other at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
-    path::PathBuf,
+    os::fd::AsFd as _,
     sync::Arc,
 };
 
-mod prefixes;
+mod half;
+mod memory;
+mod table;
 mod watch;
 
-use aya::maps::{Array, MapData, lpm_trie::Key};
-use egress_common::maps::{self, DirectKey, MAX_SETS, Prefixes, Present, ReplyKey};
+use aya::maps::lpm_trie::Key as TrieKey;
+use egress_common::{
+    direct::{Bucket4, Bucket6, Key},
+    maps::{self, MAX_SETS, ReplyKey},
+};
 use ipnet::IpNet;
 
 use crate::enforcer::{
     Enforcer, EnforcerError,
-    attach::pin as pin_again,
-    bpffs,
-    direct::prefixes::extended,
-    own::{failed, is_in_place},
-    state, sys,
-    written::{MapCopy, Mark, mark},
+    direct::half::{Half, Held},
+    state,
 };
-
-/// Entries that one call writes or removes: some 80 KiB of keys.
-const BATCH: usize = 4_096;
-
-/// The least that a map has room for.
-const LEAST: u32 = 16;
 
 /// A direct entry: packets that pass beside the gateway. Of `replies` the network is who may open,
 /// and the port the endpoint's own.
@@ -47,7 +42,7 @@ pub struct DirectEntry {
 
 impl DirectEntry {
     /// As the trie of replies has it.
-    pub(super) fn reply_key(&self, endpoint: u32) -> Key<ReplyKey> {
+    pub(super) fn reply_key(&self, endpoint: u32) -> TrieKey<ReplyKey> {
         let key = ReplyKey {
             endpoint,
             port: self.port,
@@ -55,16 +50,16 @@ impl DirectEntry {
             reserved: 0,
             address: self.network.network().into(),
         };
-        Key::new(ReplyKey::HEAD_BITS + u32::from(bits(&self.network)), key)
+        TrieKey::new(ReplyKey::HEAD_BITS + u32::from(bits(&self.network)), key)
     }
 
     /// As its set has it.
-    pub fn key(&self) -> DirectKey {
-        DirectKey {
-            port: self.port,
-            protocol: self.protocol,
-            bits: bits(&self.network),
+    fn key(&self) -> Key {
+        Key {
             address: self.network.network().into(),
+            bits: bits(&self.network),
+            protocol: self.protocol,
+            port: self.port,
         }
     }
 }
@@ -81,45 +76,18 @@ pub(super) fn bits(network: &IpNet) -> u8 {
 /// one, and compares no further.
 pub type DirectEntries = BTreeMap<u32, Arc<Vec<DirectEntry>>>;
 
-/// How a map with room for so many entries is made.
-fn shape(entries: u32) -> sys::Shape {
-    sys::Shape::of::<DirectKey, Present>(sys::HASH, entries, sys::NO_PREALLOC)
-}
-
-/// For how many entries there is to be room where there are so many.
-fn room(entries: usize) -> u32 {
-    let entries = u32::try_from(entries).unwrap_or(maps::MAX_DIRECT);
-    entries.max(LEAST).next_power_of_two()
-}
-
 /// A set as the kernel has it.
 struct Set {
-    /// Its place in [`maps::DIRECT`] and [`maps::PREFIXES`].
+    /// Its place in [`maps::DIRECT4`] and [`maps::DIRECT6`].
     place: u32,
-    /// Its map; none where it is not known what an earlier agent has put there.
-    held: Option<Held>,
-    prefixes: Prefixes,
+    v4: Half<Bucket4>,
+    v6: Half<Bucket6>,
 }
 
-struct Held {
-    copy: MapCopy,
-    id: u32,
-    room: u32,
-}
-
-impl Held {
-    /// Of an open map, and the entries that it has.
-    fn new(map: OwnedFd, marks: BTreeSet<Mark>) -> io::Result<Self> {
-        let info = sys::map_info(map.as_fd())?;
-        let (id, room) = (info.id, info.max_entries);
-        let copy = MapCopy::of_marks(map, info, marks);
-        Ok(Self { copy, id, room })
-    }
-
-    /// Whether it is to have just these entries by what is added and removed.
-    fn is_of_size(&self, wanted: &[Mark], missing: &[Mark]) -> bool {
-        self.copy.marks().len() + missing.len() <= self.room as usize
-            && room(wanted.len()) >= self.room / 8
+impl Set {
+    const fn new(place: u32) -> Self {
+        let (v4, v6) = (Half::NEW, Half::NEW);
+        Self { place, v4, v6 }
     }
 }
 
@@ -151,6 +119,18 @@ impl Sets {
             ))
         })
     }
+
+    /// Adds what a set is missing. A new one gets its place.
+    fn add(&mut self, number: u32, (v4, v6): &Keys) -> Result<&mut Set, EnforcerError> {
+        let place = match self.by_number.get(&number) {
+            Some(set) => set.place,
+            None => self.free_place()?,
+        };
+        let set = self.by_number.entry(number).or_insert(Set::new(place));
+        set.v4.add(maps::DIRECT4, v4)?;
+        set.v6.add(maps::DIRECT6, v6)?;
+        Ok(set)
+    }
 }
 
 impl Enforcer {
@@ -167,27 +147,36 @@ impl Enforcer {
         };
         let mut changed = entries.clone();
         changed.retain(|number, entries| !is_as_before(number, entries));
-        let (mut extra, mut new) = (Vec::new(), Vec::new());
+        let mut to_shrink = Vec::new();
         for (number, entries) in &changed {
-            let wanted = marks(entries);
-            self.announce(*number, entries)?;
-            let held = self.held(*number);
-            let (missing, more) = held.map_or_else(Default::default, |held| {
-                difference(&wanted, held.copy.marks())
-            });
-            if held.is_some_and(|held| held.is_of_size(&wanted, &missing)) {
-                self.write(*number, &missing)?;
-                extra.push((*number, more));
-            } else {
-                new.push((*number, filled(wanted).map_err(failed(maps::DIRECT))?));
+            let keys = keys(entries);
+            let set = self.sets.add(*number, &keys)?;
+            if set.v4.has_others(&keys.0) || set.v6.has_others(&keys.1) {
+                to_shrink.push((*number, keys));
             }
         }
-        self.put(new)?;
-        for (number, more) in extra {
-            self.remove(number, &more)?;
+        self.put_new()?;
+        for (number, (v4, v6)) in to_shrink {
+            if let Some(set) = self.sets.by_number.get_mut(&number) {
+                set.v4.keep(&v4);
+                set.v6.keep(&v6);
+            }
         }
         self.sets.told = before.map(|before| before.into_iter().chain(changed).collect());
         Ok(())
+    }
+
+    fn put_new(&mut self) -> Result<(), EnforcerError> {
+        let (v4, v6) = (
+            self.written.map(maps::DIRECT4)?,
+            self.written.map(maps::DIRECT6)?,
+        );
+        let sets = self.sets.by_number.values_mut();
+        let halves = sets.map(|set| (set.place, &mut set.v4));
+        half::put(maps::DIRECT4, v4, &self.pins, halves)?;
+        let sets = self.sets.by_number.values_mut();
+        let halves = sets.map(|set| (set.place, &mut set.v6));
+        half::put(maps::DIRECT6, v6, &self.pins, halves)
     }
 
     /// Removes all sets but these, which are written.
@@ -196,10 +185,19 @@ impl Enforcer {
     /// The kernel refuses.
     pub fn retain_direct(&mut self, entries: &DirectEntries) -> Result<(), EnforcerError> {
         self.sets.told = None;
-        let numbers = self.sets.by_number.keys().copied();
-        let gone: Vec<u32> = numbers.filter(|it| !entries.contains_key(it)).collect();
+        let sets = self.sets.by_number.iter();
+        let gone = sets.filter(|(number, _)| !entries.contains_key(number));
+        let gone: Vec<u32> = gone.map(|(_, set)| set.place).collect();
         if !gone.is_empty() {
-            self.clear(&gone)?;
+            let (v4, v6) = (
+                self.written.map(maps::DIRECT4)?,
+                self.written.map(maps::DIRECT6)?,
+            );
+            half::clear::<Bucket4>(maps::DIRECT4, v4, &self.pins, &gone)?;
+            half::clear::<Bucket6>(maps::DIRECT6, v6, &self.pins, &gone)?;
+            self.sets
+                .by_number
+                .retain(|number, _| entries.contains_key(number));
         }
         self.sets.told = Some(entries.clone());
         Ok(())
@@ -210,250 +208,74 @@ impl Enforcer {
     pub(super) fn adopt_direct(&mut self) -> Result<(), EnforcerError> {
         let used = state::pinned_sets(&self.pins)?;
         let used: BTreeSet<u32> = used.into_values().collect();
-        let all: Array<&mut MapData, Prefixes> = self.map(maps::PREFIXES)?;
-        let prefixes = |place: &u32| all.get(place, 0).map(|prefixes| (*place, prefixes));
-        let prefixes: Result<Vec<_>, _> = (1..MAX_SETS).map(|place| prefixes(&place)).collect();
-        let prefixes = prefixes.map_err(state::failed(maps::PREFIXES))?;
-        for (place, prefixes) in prefixes {
-            let held = self.adopted(place).map_err(failed(maps::DIRECT))?;
-            if held.is_none() && !used.contains(&place) {
-                continue;
-            }
-            self.written.note(maps::PREFIXES, &place, &prefixes);
+        let (v4, v6) = (
+            self.written.map(maps::DIRECT4)?,
+            self.written.map(maps::DIRECT6)?,
+        );
+        for place in 1..MAX_SETS {
+            let pin = |name| half::pin(&self.pins, name, place);
             let set = Set {
                 place,
-                held,
-                prefixes,
+                v4: Half::adopted(v4, place, &pin(maps::DIRECT4)),
+                v6: Half::adopted(v6, place, &pin(maps::DIRECT6)),
             };
-            self.sets.by_number.insert(place, set);
-        }
-        Ok(())
-    }
-
-    /// The map that is pinned for a place, if it is the one that is there.
-    fn adopted(&self, place: u32) -> io::Result<Option<Held>> {
-        let Ok(map) = sys::get(&self.set_pin(place)) else {
-            return Ok(None);
-        };
-        let outer = self.written.map(maps::DIRECT);
-        let outer = outer.map_err(|error| io::Error::other(error.to_string()))?;
-        let info = sys::map_info(map.as_fd())?;
-        if !is_in_place(outer, place, info.id) {
-            return Ok(None);
-        }
-        // SAFETY: key and value are those of the map, and any bytes are such.
-        let entries = unsafe { sys::entries::<Mark, u8>(map.as_fd(), info.max_entries) }?;
-        let marks = entries.into_iter().map(|(mark, _)| mark).collect();
-        Held::new(map, marks).map(Some)
-    }
-
-    /// Has the programs look for the prefix lengths of these entries, too. A new set gets its place.
-    fn announce(&mut self, number: u32, entries: &[DirectEntry]) -> Result<(), EnforcerError> {
-        let place = match self.sets.by_number.get(&number) {
-            Some(set) => set.place,
-            None => self.sets.free_place()?,
-        };
-        let set = self.sets.by_number.entry(number).or_insert(Set {
-            place,
-            held: None,
-            prefixes: Prefixes::NONE,
-        });
-        let prefixes = extended(&set.prefixes, entries);
-        if prefixes != set.prefixes {
-            set.prefixes = prefixes;
-            self.set_prefixes(place, &prefixes)?;
-        }
-        Ok(())
-    }
-
-    fn set_prefixes(&mut self, place: u32, prefixes: &Prefixes) -> Result<(), EnforcerError> {
-        let mut map: Array<&mut MapData, Prefixes> = self.map(maps::PREFIXES)?;
-        map.set(place, prefixes, 0)
-            .map_err(state::failed(maps::PREFIXES))?;
-        self.written.note(maps::PREFIXES, &place, prefixes);
-        Ok(())
-    }
-
-    fn held(&self, number: u32) -> Option<&Held> {
-        self.sets.by_number.get(&number)?.held.as_ref()
-    }
-
-    /// Puts full maps in the places of their sets, each at once in the place of what is there. All
-    /// by one call, since the kernel waits for running programs once a call.
-    fn put(&mut self, new: Vec<(u32, Held)>) -> Result<(), EnforcerError> {
-        let outer = self.written.map(maps::DIRECT)?;
-        let there = new.iter().map(|(number, held)| {
-            let place = self.sets.place(*number);
-            (place, held.copy.fd().as_raw_fd())
-        });
-        let put = sys::put_maps(outer, &there.collect::<Vec<_>>());
-        for (number, held) in new {
-            let place = self.sets.place(number);
-            let pinned = match &put {
-                Ok(()) => pin_again(held.copy.fd(), &self.set_pin(place)),
-                Err(_) => Ok(()),
-            };
-            if let Some(set) = self.sets.by_number.get_mut(&number) {
-                // Whether it is there is not known where that has failed: it is written anew then.
-                set.held = put.is_ok().then_some(held);
+            if used.contains(&place) || set.v4.is_held() || set.v6.is_held() {
+                self.sets.by_number.insert(place, set);
             }
-            pinned.map_err(failed(maps::DIRECT))?;
-        }
-        put.map_err(failed(maps::DIRECT))
-    }
-
-    /// Nobody has these sets any more.
-    fn clear(&mut self, numbers: &[u32]) -> Result<(), EnforcerError> {
-        let nothing = filled(Vec::new()).map_err(failed(maps::DIRECT))?;
-        let outer = self.written.map(maps::DIRECT)?;
-        let places: Vec<u32> = numbers.iter().map(|it| self.sets.place(*it)).collect();
-        let map = nothing.copy.fd().as_raw_fd();
-        let there: Vec<_> = places.iter().map(|place| (*place, map)).collect();
-        sys::put_maps(outer, &there).map_err(failed(maps::DIRECT))?;
-        for (number, place) in numbers.iter().zip(places) {
-            match std::fs::remove_file(self.set_pin(place)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(failed(maps::DIRECT)(error));
-                }
-                Ok(()) | Err(_) => {}
-            }
-            self.set_prefixes(place, &Prefixes::NONE)?;
-            self.sets.by_number.remove(number);
         }
         Ok(())
     }
+}
 
-    fn write(&mut self, number: u32, marks: &[Mark]) -> Result<(), EnforcerError> {
-        let Some(held) = self.held_mut(number) else {
-            return Ok(());
+/// A set where there is no instance: for tests and measurements. Nothing is pinned.
+pub struct Given {
+    v4: Held<Bucket4>,
+    v6: Held<Bucket6>,
+}
+
+impl Given {
+    /// A set of these entries, at this place.
+    ///
+    /// # Errors
+    /// The kernel refuses, or they are too many.
+    pub fn new(ebpf: &aya::Ebpf, place: u32, entries: &[DirectEntry]) -> io::Result<Self> {
+        let outer = |name| match ebpf.map(name) {
+            Some(aya::maps::Map::ArrayOfMaps(outer)) => Ok(outer.fd().as_fd()),
+            Some(_) | None => Err(io::Error::from(io::ErrorKind::NotFound)),
         };
-        let (done, result) = written(held.copy.fd(), marks);
-        held.copy.add(marks[..done].to_vec());
-        result.map_err(failed(maps::DIRECT))
+        let (v4, v6) = keys(entries);
+        let v4 = Held::new(maps::DIRECT4, &v4).map_err(io::Error::other)?;
+        let v6 = Held::new(maps::DIRECT6, &v6).map_err(io::Error::other)?;
+        v4.put(outer(maps::DIRECT4)?, place)?;
+        v6.put(outer(maps::DIRECT6)?, place)?;
+        Ok(Self { v4, v6 })
     }
 
-    fn remove(&mut self, number: u32, marks: &[Mark]) -> Result<(), EnforcerError> {
-        let Some(held) = self.held_mut(number) else {
-            return Ok(());
-        };
-        for chunk in marks.chunks(BATCH) {
-            let (done, result) =
-                sys::delete_all(held.copy.fd(), chunk.as_flattened(), size_of::<Mark>());
-            held.copy.remove(&chunk[..done]);
-            result.map_err(failed(maps::DIRECT))?;
-        }
-        Ok(())
-    }
-
-    fn held_mut(&mut self, number: u32) -> Option<&mut Held> {
-        self.sets.by_number.get_mut(&number)?.held.as_mut()
-    }
-
-    fn set_pin(&self, place: u32) -> PathBuf {
-        bpffs::map(&self.pins, &pin_name(place))
-    }
-}
-
-/// Fills a set where there is no instance: for tests and measurements. Nothing is pinned.
-///
-/// # Errors
-/// The kernel refuses.
-pub fn give(ebpf: &mut aya::Ebpf, place: u32, entries: &[DirectEntry]) -> io::Result<OwnedFd> {
-    let marks = marks(entries);
-    let map = sys::map_create(maps::DIRECT, &shape(room(marks.len())))?;
-    written(map.as_fd(), &marks).1?;
-    let Some(aya::maps::Map::ArrayOfMaps(outer)) = ebpf.map(maps::DIRECT) else {
-        return Err(io::ErrorKind::NotFound.into());
-    };
-    sys::put_map(outer.fd().as_fd(), place, map.as_fd())?;
-    let all = ebpf
-        .map_mut(maps::PREFIXES)
-        .ok_or(io::ErrorKind::NotFound)?;
-    let mut all: Array<&mut MapData, Prefixes> = all.try_into().map_err(io::Error::other)?;
-    let prefixes = extended(&Prefixes::NONE, entries);
-    all.set(place, prefixes, 0).map_err(io::Error::other)?;
-    Ok(map)
-}
-
-/// The name of a set's pin.
-fn pin_name(place: u32) -> String {
-    format!("{}-{place}", maps::DIRECT)
-}
-
-/// The keys of the entries, in order and each once.
-fn marks(entries: &[DirectEntry]) -> Vec<Mark> {
-    let mut marks: Vec<_> = entries.iter().map(|entry| mark(&entry.key())).collect();
-    marks.sort_unstable();
-    marks.dedup();
-    marks
-}
-
-/// A map of its own size with these entries.
-fn filled(marks: Vec<Mark>) -> io::Result<Held> {
-    let map = sys::map_create(maps::DIRECT, &shape(room(marks.len())))?;
-    written(map.as_fd(), &marks).1?;
-    Held::new(map, marks.into_iter().collect())
-}
-
-/// Writes entries; returns how many were before the first that was refused.
-fn written(map: BorrowedFd<'_>, marks: &[Mark]) -> (usize, io::Result<()>) {
-    let mut done = 0;
-    for chunk in marks.chunks(BATCH) {
-        let (more, result) = sys::update_all(
-            map,
-            chunk.as_flattened(),
-            size_of::<Mark>(),
-            &vec![1; chunk.len()],
-        );
-        done += more;
-        if result.is_err() {
-            return (done, result);
+    /// One more; whether there is room for it.
+    pub fn add(&mut self, entry: &DirectEntry) -> bool {
+        let key = entry.key();
+        match key.is_v4() {
+            true => self.v4.add(&[key]),
+            false => self.v6.add(&[key]),
         }
     }
-    (done, Ok(()))
-}
 
-/// What is wanted and not written, and what is written and not wanted; both in order.
-fn difference(wanted: &[Mark], written: &BTreeSet<Mark>) -> (Vec<Mark>, Vec<Mark>) {
-    let (mut missing, mut extra) = (Vec::new(), Vec::new());
-    let mut wanted = wanted.iter().copied().peekable();
-    for mark in written {
-        while let Some(next) = wanted.next_if(|next| next < mark) {
-            missing.push(next);
-        }
-        if wanted.next_if_eq(mark).is_none() {
-            extra.push(*mark);
+    /// One less.
+    pub fn remove(&mut self, entry: &DirectEntry) {
+        let key = entry.key();
+        match key.is_v4() {
+            true => self.v4.remove(&key),
+            false => self.v6.remove(&key),
         }
     }
-    missing.extend(wanted);
-    (missing, extra)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Of IPv4 and of IPv6, in order and each once.
+type Keys = (Vec<Key>, Vec<Key>);
 
-    #[test]
-    fn only_the_difference_is_written() {
-        let marks = |numbers: &[u8]| -> Vec<Mark> {
-            let numbers = numbers.iter();
-            numbers.map(|number| [*number; size_of::<Mark>()]).collect()
-        };
-        for (wanted, written, missing, extra) in [
-            (&[1, 2, 3][..], &[1, 2, 3][..], &[][..], &[][..]),
-            (&[1, 2, 3], &[], &[1, 2, 3], &[]),
-            (&[], &[1, 2, 3], &[], &[1, 2, 3]),
-            (&[1, 3, 4], &[1, 2, 4], &[3], &[2]),
-            (&[1, 2], &[3, 4], &[1, 2], &[3, 4]),
-            (&[3, 4], &[1, 2], &[3, 4], &[1, 2]),
-        ] {
-            let written = marks(written).into_iter().collect();
-            let found = difference(&marks(wanted), &written);
-            assert_eq!(
-                found,
-                (marks(missing), marks(extra)),
-                "{wanted:?} {written:?}"
-            );
-        }
-    }
+fn keys(entries: &[DirectEntry]) -> Keys {
+    let mut keys: Vec<Key> = entries.iter().map(DirectEntry::key).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys.into_iter().partition(Key::is_v4)
 }

@@ -27,7 +27,6 @@ const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
-const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
@@ -36,6 +35,7 @@ pub(super) const BEFORE: u32 = 1 << 3;
 
 // enum bpf_map_type.
 pub(super) const HASH: u32 = 1;
+pub(super) const ARRAY: u32 = 2;
 pub(super) const LRU_HASH: u32 = 9;
 /// BPF_F_NO_PREALLOC: memory for what is there alone.
 pub(super) const NO_PREALLOC: u32 = 1;
@@ -144,6 +144,17 @@ pub(super) struct MapInfo {
     pub(super) value_size: u32,
     /// How many there may be.
     pub(super) max_entries: u32,
+    /// BPF_F_*.
+    pub(super) flags: u32,
+}
+
+impl MapInfo {
+    /// Whether the map is of this shape.
+    pub(super) fn is_like(&self, shape: &Shape) -> bool {
+        let sizes = (self.key_size, self.value_size, self.max_entries);
+        sizes == (shape.key_size, shape.value_size, shape.max_entries)
+            && (self.kind, self.flags) == (shape.kind, shape.flags)
+    }
 }
 
 /// What of struct bpf_prog_info comes before and after its id.
@@ -348,36 +359,30 @@ pub(super) fn map_create(name: &str, shape: &Shape) -> io::Result<OwnedFd> {
     owned(bpf(BPF_MAP_CREATE, &attributes)?)
 }
 
-/// Type information of two structures without a name: key and value, of which nothing is said but
-/// how large they are (Documentation/bpf/btf.rst).
+/// Type information of a map: key and value are structures without a name, of which nothing is said
+/// but how large they are; the key of an array is an integer (Documentation/bpf/btf.rst).
 fn types(shape: &Shape) -> io::Result<OwnedFd> {
     const MAGIC: u32 = 0xeb9f;
     const VERSION: u32 = 1;
     const HEADER: u32 = 24;
+    const INT: u32 = 1 << 24;
     const STRUCT: u32 = 4 << 24;
-    const TYPES: u32 = 24;
-    let words = [
-        MAGIC | VERSION << 16,
-        HEADER,
-        // Types, then strings: where and how long.
-        0,
-        TYPES,
-        TYPES,
-        1,
-        // Of each type its name, kind and size.
-        0,
-        STRUCT,
-        shape.key_size,
-        0,
-        STRUCT,
-        shape.value_size,
-        // The empty string.
-        0,
-    ];
+    const BITS: u32 = 32;
+    let mut types = match shape.kind {
+        ARRAY => vec![0, INT, shape.key_size, BITS],
+        _ => vec![0, STRUCT, shape.key_size],
+    };
+    types.extend([0, STRUCT, shape.value_size]);
+    let length = (types.len() * size_of::<u32>()) as u32;
+    let mut words = vec![MAGIC | VERSION << 16, HEADER];
+    // Types, then strings: where and how long. There is one, the empty one.
+    words.extend([0, length, length, 1]);
+    words.extend(types);
+    words.push(0);
     let attributes = BtfLoad {
         types: words.as_ptr() as u64,
         log: 0,
-        size: HEADER + TYPES + 1,
+        size: HEADER + length + 1,
         log_size: 0,
         log_level: 0,
         reserved: 0,
@@ -501,48 +506,6 @@ pub(super) fn update(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::R
 /// Removes a key, if it is there.
 pub(super) fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
     element(BPF_MAP_DELETE_ELEM, map, key.as_ptr(), std::ptr::null_mut()).map(drop)
-}
-
-/// Writes entries, with as few calls as the kernel takes: `keys` of `key_size` bytes each, and for
-/// each a value of one byte. Returns how many were written before the first that was refused, and
-/// why that was.
-pub(super) fn update_all(
-    map: BorrowedFd<'_>,
-    keys: &[u8],
-    key_size: usize,
-    values: &[u8],
-) -> (usize, io::Result<()>) {
-    let (done, result) = batch(BPF_MAP_UPDATE_BATCH, map, keys, key_size, values.as_ptr());
-    match result {
-        Err(error) if has_no_batches(&error) => one_by_one(keys, key_size, |number, key| {
-            update(map, key, &mut [values[number]])
-        }),
-        result => (done, result),
-    }
-}
-
-/// Removes entries, as [`update_all`] writes them. What is not there is as good as removed.
-pub(super) fn delete_all(
-    map: BorrowedFd<'_>,
-    keys: &[u8],
-    key_size: usize,
-) -> (usize, io::Result<()>) {
-    let mut done = 0;
-    while done * key_size < keys.len() {
-        let rest = &keys[done * key_size..];
-        let (more, result) = batch(BPF_MAP_DELETE_BATCH, map, rest, key_size, std::ptr::null());
-        done += more;
-        match result {
-            Ok(()) => {}
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => done += 1,
-            Err(error) if has_no_batches(&error) => {
-                let (more, result) = one_by_one(rest, key_size, |_, key| delete(map, key));
-                return (done + more, result);
-            }
-            Err(error) => return (done, Err(error)),
-        }
-    }
-    (done, Ok(()))
 }
 
 /// Before Linux 5.6 there is no such command, and not every type of map has it.

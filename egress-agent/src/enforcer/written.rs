@@ -1,7 +1,7 @@
 //! What the enforcer has written into its maps, by which it sees whether that is still so.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io,
     ops::Bound,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
@@ -13,79 +13,30 @@ use egress_common::maps;
 use crate::enforcer::{EnforcerError, attach::pin, bpffs, sys, tamper::Fault};
 
 /// The maps that the enforcer alone writes, beside the sets of direct entries.
-const WATCHED: [&str; 9] = [
+const WATCHED: [&str; 8] = [
     maps::CONFIG,
     maps::ENDPOINTS,
     maps::CGROUPS,
     maps::LINKS,
     maps::ADDRESSES,
-    maps::PREFIXES,
     maps::NETWORKS,
     maps::REPLIES,
     maps::OWNERS,
 ];
 
-/// BPF_MAP_TYPE_ARRAY (include/uapi/linux/bpf.h): all its keys are always there.
-const ARRAY: u32 = 2;
-
 /// What the enforcer has written into the maps that are pinned.
 pub(super) struct Written(BTreeMap<&'static str, MapCopy>);
 
 /// What one map shall hold.
-pub(super) struct MapCopy {
+struct MapCopy {
     map: OwnedFd,
     info: sys::MapInfo,
-    entries: Entries,
+    /// What it shall hold, by key.
+    entries: BTreeMap<Vec<u8>, Vec<u8>>,
     /// The last of the map's keys that was looked at.
     key: Option<Vec<u8>>,
     /// The last of the entries that was looked at.
     entry: Option<Vec<u8>>,
-}
-
-/// What a map shall hold, by key.
-enum Entries {
-    /// Any values.
-    Any(BTreeMap<Vec<u8>, Vec<u8>>),
-    /// Of which only presence counts: each value is one byte, 1. A million take some 30 MB.
-    Marks(BTreeSet<Mark>),
-}
-
-/// A key of such a map.
-pub(super) type Mark = [u8; size_of::<maps::DirectKey>()];
-
-/// A key as a mark.
-pub(super) fn mark(key: &maps::DirectKey) -> Mark {
-    let mut mark = [0; size_of::<Mark>()];
-    mark.copy_from_slice(sys::bytes(key));
-    mark
-}
-
-impl Entries {
-    fn contains(&self, key: &[u8]) -> bool {
-        match self {
-            Self::Any(entries) => entries.contains_key(key),
-            Self::Marks(marks) => Mark::try_from(key).is_ok_and(|key| marks.contains(&key)),
-        }
-    }
-
-    /// Up to so many keys and their values, from after a key or from the first.
-    fn after(&self, key: Option<&[u8]>, most: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
-        match self {
-            Self::Any(entries) => {
-                let from = key.map_or(Bound::Unbounded, Bound::Excluded);
-                let rest = entries.range::<[u8], _>((from, Bound::Unbounded));
-                let some = rest.take(most);
-                some.map(|(key, value)| (key.clone(), value.clone()))
-                    .collect()
-            }
-            Self::Marks(marks) => {
-                let key = key.and_then(|key| Mark::try_from(key).ok());
-                let from = key.map_or(Bound::Unbounded, Bound::Excluded);
-                let some = marks.range((from, Bound::Unbounded)).take(most);
-                some.map(|mark| (mark.to_vec(), vec![1])).collect()
-            }
-        }
-    }
 }
 
 impl Written {
@@ -96,7 +47,7 @@ impl Written {
             let open = || -> io::Result<_> {
                 let map = sys::get(&path)?;
                 let info = sys::map_info(map.as_fd())?;
-                Ok(MapCopy::new(map, info, Entries::Any(BTreeMap::new())))
+                Ok(MapCopy::new(map, info))
             };
             let copy = open().map_err(|source| EnforcerError::Pin {
                 path: path.clone(),
@@ -128,10 +79,7 @@ impl Written {
     }
 
     fn entries_mut(&mut self, name: &str) -> Option<&mut BTreeMap<Vec<u8>, Vec<u8>>> {
-        match &mut self.0.get_mut(name)?.entries {
-            Entries::Any(entries) => Some(entries),
-            Entries::Marks(_) => None,
-        }
+        Some(&mut self.0.get_mut(name)?.entries)
     }
 
     /// Looks whether the pins are there, and mends them.
@@ -145,64 +93,27 @@ impl Written {
     pub(super) fn mend(&mut self) -> Vec<Fault> {
         let all = self.0.iter_mut();
         let watched = all.filter(|(name, _)| WATCHED.contains(name));
-        watched
-            .filter_map(|(name, copy)| copy.mend(name).1)
-            .collect()
+        watched.filter_map(|(name, copy)| copy.mend(name)).collect()
     }
 }
 
 impl MapCopy {
     /// Entries that one look is at: so that a look at full maps takes some ten milliseconds. Larger
     /// maps are gone through in several.
-    pub(super) const AT_ONCE: usize = 2_048;
+    const AT_ONCE: usize = 2_048;
 
-    fn new(map: OwnedFd, info: sys::MapInfo, entries: Entries) -> Self {
+    fn new(map: OwnedFd, info: sys::MapInfo) -> Self {
         Self {
             map,
             info,
-            entries,
+            entries: BTreeMap::new(),
             key: None,
             entry: None,
         }
     }
 
-    /// Of a map of marks, which has these.
-    pub(super) fn of_marks(map: OwnedFd, info: sys::MapInfo, marks: BTreeSet<Mark>) -> Self {
-        Self::new(map, info, Entries::Marks(marks))
-    }
-
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+    fn fd(&self) -> BorrowedFd<'_> {
         self.map.as_fd()
-    }
-
-    /// The keys of a map of marks; of another, none.
-    pub(super) fn marks(&self) -> &BTreeSet<Mark> {
-        static NONE: BTreeSet<Mark> = BTreeSet::new();
-        match &self.entries {
-            Entries::Marks(marks) => marks,
-            Entries::Any(_) => &NONE,
-        }
-    }
-
-    /// Notes marks that were written. Where it is much, by building the set anew, which is faster
-    /// and half as large.
-    pub(super) fn add(&mut self, more: Vec<Mark>) {
-        if let Entries::Marks(marks) = &mut self.entries {
-            if more.len() > marks.len() / 16 {
-                marks.append(&mut BTreeSet::from_iter(more));
-            } else {
-                marks.extend(more);
-            }
-        }
-    }
-
-    /// Forgets marks that were removed.
-    pub(super) fn remove(&mut self, gone: &[Mark]) {
-        if let Entries::Marks(marks) = &mut self.entries {
-            for mark in gone {
-                marks.remove(mark);
-            }
-        }
     }
 
     fn mend_pin(&self, name: &str, path: &Path) -> Option<Fault> {
@@ -218,55 +129,53 @@ impl MapCopy {
         })
     }
 
-    /// Whether the next look begins at the first entry.
-    pub(super) fn is_gone_through(&self) -> bool {
-        self.key.is_none() && self.entry.is_none()
-    }
-
-    /// Looks at some entries, and says at how many.
-    pub(super) fn mend(&mut self, name: &str) -> (usize, Option<Fault>) {
+    /// Looks at some entries.
+    fn mend(&mut self, name: &str) -> Option<Fault> {
         let mut found = Found::default();
         let looked = self
             .mend_entries(&mut found)
             .and_then(|()| self.remove_strange(&mut found));
         let what = match (found.is_nothing(), &looked) {
-            (true, Ok(())) => return (found.looked, None),
+            (true, Ok(())) => return None,
             (true, Err(_)) => format!("map {name}: it cannot be read"),
             (false, _) => format!("map {name}: {found}"),
         };
-        let fault = Fault {
+        Some(Fault {
             endpoint: None,
             what,
             failed: looked.err().map(|error| error.to_string()),
-        };
-        (found.looked, Some(fault))
+        })
     }
 
     /// What was written and is another, or is not there.
     fn mend_entries(&mut self, found: &mut Found) -> io::Result<()> {
         let (map, size) = (self.map.as_fd(), self.info.value_size as usize);
-        let some = self.entries.after(self.entry.as_deref(), Self::AT_ONCE);
-        let is_last = some.len() < Self::AT_ONCE;
-        let mut last = None;
-        found.looked += some.len();
-        for (key, mut value) in some {
-            let present = sys::lookup(map, &key, size)?;
-            if present.as_ref() != Some(&value) {
+        let from = match &self.entry {
+            Some(key) => Bound::Excluded(key.as_slice()),
+            None => Bound::Unbounded,
+        };
+        let some = self.entries.range::<[u8], _>((from, Bound::Unbounded));
+        let (mut last, mut count) = (None, 0);
+        for (key, value) in some.take(Self::AT_ONCE) {
+            count += 1;
+            let present = sys::lookup(map, key, size)?;
+            if present.as_ref() != Some(value) {
                 match present {
                     Some(_) => found.changed += 1,
                     None => found.missing += 1,
                 }
-                sys::update(map, &key, &mut value)?;
+                sys::update(map, key, &mut value.clone())?;
             }
-            last = Some(key);
+            last = Some(key.clone());
         }
-        self.entry = last.filter(|_| !is_last);
+        self.entry = last.filter(|_| count == Self::AT_ONCE);
         Ok(())
     }
 
     /// What is there and nobody has written.
     fn remove_strange(&mut self, found: &mut Found) -> io::Result<()> {
-        if self.info.kind == ARRAY {
+        // All the keys of an array are always there.
+        if self.info.kind == sys::ARRAY {
             return Ok(());
         }
         let (map, size) = (self.map.as_fd(), self.info.key_size as usize);
@@ -276,7 +185,7 @@ impl MapCopy {
                 self.key = None;
                 return Ok(());
             };
-            if self.entries.contains(&key) {
+            if self.entries.contains_key(&key) {
                 self.key = Some(key);
             } else {
                 found.strange += 1;
@@ -290,8 +199,6 @@ impl MapCopy {
 /// What a look at a map has found.
 #[derive(Debug, Default)]
 struct Found {
-    /// Of what was written.
-    looked: usize,
     changed: usize,
     missing: usize,
     strange: usize,
@@ -309,7 +216,6 @@ impl std::fmt::Display for Found {
             changed,
             missing,
             strange,
-            ..
         } = self;
         write!(
             f,

@@ -10,7 +10,7 @@ use aya::{
 };
 use egress_agent::enforcer::{
     OBJECT,
-    direct::{self, DirectEntry},
+    direct::{DirectEntry, Given},
     own,
 };
 use egress_common::{
@@ -246,7 +246,7 @@ impl Kernel {
         }
     }
 
-    fn set_direct(&mut self) {
+    fn set_direct(&self) {
         let mut sets = BTreeMap::<_, Vec<_>>::new();
         for (set, protocol, text, port) in scene::DIRECT {
             let network = scene::network(text);
@@ -257,7 +257,7 @@ impl Kernel {
             });
         }
         for (set, entries) in sets {
-            direct::give(&mut self.0, set, &entries).unwrap();
+            Given::new(&self.0, set, &entries).unwrap();
         }
     }
 }
