@@ -32,7 +32,7 @@ pub struct Origin {
     pub flags: u8,
     /// The endpoint's id.
     pub endpoint: u32,
-    /// When it was published: nanoseconds of `CLOCK_MONOTONIC`.
+    /// When it was published: nanoseconds of `CLOCK_MONOTONIC_COARSE`.
     pub published_ns: u64,
 }
 

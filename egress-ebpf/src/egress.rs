@@ -87,7 +87,9 @@ pub(crate) fn passes(ctx: &SkBuffContext) -> bool {
                 let storage = identify::made(storage, &skb);
                 remember::<AT_EGRESS>(storage, &attempt, &seen, counted);
             }
-            lasts || counted == 0 || gateway::publish(&attempt, endpoint, socket.as_deref())
+            lasts
+                || counted == 0
+                || gateway::publish(&attempt, endpoint, &config.gateway, socket.as_deref())
         }
         // Packets are not sent elsewhere; `decide` redirects calls alone.
         Verdict::Redirect(_) => false,

@@ -4,7 +4,7 @@
 use crate::{context::Skb, diagnose, maps, report};
 use aya_ebpf::{
     bindings::{BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, bpf_sock},
-    helpers::bpf_ktime_get_ns,
+    helpers::bpf_ktime_get_coarse_ns,
     programs::{SkBuffContext, SockOpsContext, SockoptContext},
 };
 use egress_common::{
@@ -13,7 +13,9 @@ use egress_common::{
     endpoint::{Endpoint, Gateway, HAS_LINK},
     event::KIND_DROPPED,
     maps::Config,
-    origin::{ORIGIN_LEVEL, ORIGIN_OF_CONNECTION, ORIGIN_OF_DATAGRAM, Origin, OriginQuery},
+    origin::{
+        ORIGIN_LEVEL, ORIGIN_OF_CONNECTION, ORIGIN_OF_DATAGRAM, Origin, OriginQuery, Published,
+    },
     packet::parse_ip,
     process::Process,
     socket::{NOT_REDIRECTED, Socket},
@@ -27,10 +29,12 @@ const DATAGRAM_NS: u64 = 5_000_000_000;
 /// Publishes whose packet this is, if it opens something with the gateway. False where that
 /// failed, and the packet must not go on.
 #[inline(never)]
-pub(crate) fn publish(attempt: &Attempt, endpoint: &Endpoint, socket: Option<&Socket>) -> bool {
-    let Some(gateway) = maps::config().map(|config| &config.gateway) else {
-        return false;
-    };
+pub(crate) fn publish(
+    attempt: &Attempt,
+    endpoint: &Endpoint,
+    gateway: &Gateway,
+    socket: Option<&Socket>,
+) -> bool {
     if !publishes(attempt, gateway) {
         return true;
     }
@@ -49,20 +53,23 @@ pub(crate) fn publish(attempt: &Attempt, endpoint: &Endpoint, socket: Option<&So
             attempt.destination_port,
         ),
     };
-    let origin = Origin {
-        process,
-        destination,
-        port,
-        protocol: attempt.protocol,
-        flags: 0,
-        endpoint: endpoint.id,
-        // SAFETY: no pointers.
-        published_ns: unsafe { bpf_ktime_get_ns() },
+    let published = Published {
+        source: query(attempt.source, attempt.source_port, attempt.protocol),
+        reserved: 0,
+        origin: Origin {
+            process,
+            destination,
+            port,
+            protocol: attempt.protocol,
+            flags: 0,
+            endpoint: endpoint.id,
+            // SAFETY: no pointers.
+            published_ns: unsafe { bpf_ktime_get_coarse_ns() },
+        },
     };
-    let source = query(attempt.source, attempt.source_port, attempt.protocol);
-    let published = maps::publish_origin(endpoint.id, &source, &origin)
+    let published = maps::publish_origin(&published)
         // Its addresses are not its own alone.
-        && (endpoint.has(HAS_LINK) || maps::publish_port(&source, endpoint.id));
+        && (endpoint.has(HAS_LINK) || maps::publish_port(&published.source, endpoint.id));
     if !published {
         diagnose::not_published(endpoint.id);
     }
@@ -126,7 +133,7 @@ fn opens_service(attempt: &Attempt, config: &Config) -> bool {
 #[inline(always)]
 fn is_published(attempt: &Attempt) -> bool {
     // SAFETY: no pointers.
-    let now = unsafe { bpf_ktime_get_ns() };
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
     let key = query(attempt.source, attempt.source_port, attempt.protocol);
     maps::origin(&key).is_some_and(|origin| now.saturating_sub(origin.published_ns) < DATAGRAM_NS)
 }

@@ -75,7 +75,7 @@ pub(crate) fn passes(ctx: &TcContext) -> bool {
                 remember::<AT_LINK>(storage, &attempt, &seen, endpoint.id);
                 return true;
             }
-            gateway::publish(&attempt, endpoint, socket.as_deref())
+            gateway::publish(&attempt, endpoint, &config.gateway, socket.as_deref())
         }
         // Packets are not sent elsewhere; `decide` redirects calls alone.
         Verdict::Redirect(_) => false,

@@ -269,15 +269,10 @@ pub(crate) fn opening(endpoint: u32) -> Option<&'static Opening> {
 
 /// Publishes an origin for the gateway's programs.
 #[inline(always)]
-pub(crate) fn publish_origin(endpoint: u32, source: &OriginQuery, origin: &Origin) -> bool {
-    let published = Published {
-        source: *source,
-        reserved: 0,
-        origin: *origin,
-    };
+pub(crate) fn publish_origin(published: &Published) -> bool {
     ORIGINS
-        .get(endpoint)
-        .is_some_and(|origins| origins.insert(source, published, 0).is_ok())
+        .get(published.origin.endpoint)
+        .is_some_and(|origins| origins.insert(&published.source, published, 0).is_ok())
 }
 
 /// Notes who speaks to the gateway from this port of the node.
