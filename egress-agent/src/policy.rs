@@ -2,6 +2,7 @@
 //! kernel, no cluster, no runtime.
 
 pub mod compile;
+pub mod ech;
 pub mod evaluate;
 pub mod flag;
 pub mod host;

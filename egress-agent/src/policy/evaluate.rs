@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use super::{
     compile::{CompiledPolicy, Entry},
+    ech,
     host::HostName,
 };
 
@@ -26,6 +27,9 @@ pub enum Decision {
 pub enum DenyReason {
     /// No rule names the host.
     HostNotAllowed,
+    /// A public name of Encrypted Client Hello, which hides where the connection leads; a rule
+    /// has to name it itself, a wildcard is not enough.
+    EchPublicName,
     /// A rule names the host or the network, on other ports.
     PortNotAllowed,
     /// No rule names a network that holds the address.
@@ -37,6 +41,7 @@ impl DenyReason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::HostNotAllowed => "host_not_allowed",
+            Self::EchPublicName => "ech_public_name",
             Self::PortNotAllowed => "port_not_allowed",
             Self::AddressNotAllowed => "address_not_allowed",
         }
@@ -51,7 +56,11 @@ const LOOPBACK_PREFIX6: u8 = 128;
 impl CompiledPolicy {
     /// A connection that names this host, to this port.
     pub fn decide_name(&self, name: &HostName, port: u16) -> Decision {
-        decide(self.name_entries(name), port, DenyReason::HostNotAllowed)
+        let unknown = match ech::is_public_name(name) {
+            true => DenyReason::EchPublicName,
+            false => DenyReason::HostNotAllowed,
+        };
+        decide(self.name_entries(name), port, unknown)
     }
 
     /// Opaque TCP to this address and port. Loopback is only meant by networks that lie within
@@ -72,9 +81,9 @@ impl CompiledPolicy {
 
     fn name_entries(&self, name: &HostName) -> impl Iterator<Item = &Entry> {
         let exact = self.exact.get(name);
-        let wildcards = name
-            .parents()
-            .filter_map(|parent| self.wildcard.get(parent));
+        let by_wildcard = !ech::is_public_name(name);
+        let parents = name.parents().filter(move |_| by_wildcard);
+        let wildcards = parents.filter_map(|parent| self.wildcard.get(parent));
         exact.into_iter().chain(wildcards).flatten()
     }
 

@@ -53,6 +53,27 @@ fn names() {
 }
 
 #[test]
+fn public_names_of_ech_have_to_be_named() {
+    let public = "tls-outer.browserleaks.com";
+    let wildcard = compiled(&["*.browserleaks.com", "*.cloudflare-ech.com"]);
+    let denied = Decision::Deny(DenyReason::EchPublicName);
+    for host in [public, "cloudflare-ech.com"] {
+        assert_eq!(wildcard.decide_name(&name(host), 443), denied, "{host}");
+        assert!(!wildcard.allows_name(&name(host)), "{host}");
+        assert_eq!(compiled(&[]).decide_name(&name(host), 443), denied);
+    }
+    assert!(wildcard.allows_name(&name("www.browserleaks.com")));
+    let named = compiled(&[public]);
+    let rule = format!("--allow {public}").as_str().into();
+    assert_eq!(
+        named.decide_name(&name(public), 443),
+        Decision::Allow { rule }
+    );
+    let port = Decision::Deny(DenyReason::PortNotAllowed);
+    assert_eq!(named.decide_name(&name(public), 80), port);
+}
+
+#[test]
 fn addresses() {
     let policy = compiled(&[
         "198.51.100.0/24:8443",
