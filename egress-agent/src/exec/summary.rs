@@ -243,12 +243,15 @@ mod tests {
         Connection {
             connection: 7,
             attempt: attempt(verdict, reason),
+            application: None,
             server_name: Some("repo.test".into()),
             rule: None,
             upstream: None,
             mismatch: false,
             ech: false,
             alpn: Vec::new(),
+            tls_versions: Vec::new(),
+            ja4: None,
         }
     }
 

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use egress_common::origin::Origin;
 
 use super::{
-    detect::{Outcome, client_hello::Detected},
+    detect::{Detected, Outcome},
     reason::Reason,
     refuse::Refused,
     table::EndpointState,
@@ -67,13 +67,17 @@ impl Ask {
         let opaque = Reason::Policy(DenyReason::AddressNotAllowed);
         self.name = match outcome {
             Outcome::Decided(Detected::Tls(hello)) => Ok(hello.server_name.clone()),
-            Outcome::Decided(Detected::TlsWithoutName) => Err(Reason::NoServerName),
-            Outcome::Decided(Detected::BadName(error)) => Err(Reason::BadName(*error)),
+            Outcome::Decided(Detected::TlsWithoutName(_)) => Err(Reason::NoServerName),
+            Outcome::Decided(Detected::BadName(error, _)) => Err(Reason::BadName(*error)),
             Outcome::Decided(Detected::Malformed(why)) => Err(Reason::Malformed(*why)),
             Outcome::Decided(Detected::Sslv2) => Err(Reason::Sslv2),
-            Outcome::Decided(Detected::NotTls) => Err(opaque),
+            Outcome::Decided(Detected::Http2) => Err(Reason::Http2),
+            Outcome::Decided(Detected::Http1(_) | Detected::Connect | Detected::Opaque) => {
+                Err(opaque)
+            }
             // `detect` never decides this; if it did, nothing would be known.
             Outcome::Decided(Detected::NeedMore) | Outcome::Timeout => Err(Reason::HelloTimeout),
+            Outcome::RequestTimeout => Err(Reason::RequestTimeout),
             Outcome::Silent | Outcome::Nothing => Err(Reason::Silent),
             Outcome::Truncated => Err(Reason::HelloTruncated),
         };

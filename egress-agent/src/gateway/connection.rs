@@ -8,7 +8,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
 use super::{
     alert::{self, Alert},
     authorise::{Ask, Authorised},
-    detect::{self, Outcome, Prefix, client_hello::Detected},
+    detect::{self, Detected, Outcome, Prefix},
     dial,
     reason::Reason,
     resolve::ResolveError,
@@ -80,8 +80,11 @@ fn open_record(origin: &Origin, name: &str, connection: u64) -> Connection {
         rule: None,
         upstream: None,
         mismatch: false,
+        application: None,
         ech: false,
         alpn: Vec::new(),
+        tls_versions: Vec::new(),
+        ja4: None,
     }
 }
 
@@ -109,13 +112,20 @@ async fn deny(
 fn alert_for(outcome: &Outcome) -> Option<Alert> {
     match outcome {
         Outcome::Decided(Detected::Tls(_)) => Some(Alert::AccessDenied),
-        Outcome::Decided(Detected::TlsWithoutName | Detected::BadName(_)) => {
+        Outcome::Decided(Detected::TlsWithoutName(_) | Detected::BadName(..)) => {
             Some(Alert::UnrecognizedName)
         }
         Outcome::Decided(Detected::Malformed(_)) => Some(Alert::DecodeError),
         Outcome::Decided(Detected::Sslv2) => Some(Alert::ProtocolVersion),
         Outcome::Timeout | Outcome::Truncated => Some(Alert::DecodeError),
-        Outcome::Decided(Detected::NotTls | Detected::NeedMore)
+        Outcome::Decided(
+            Detected::Http1(_)
+            | Detected::Connect
+            | Detected::Http2
+            | Detected::Opaque
+            | Detected::NeedMore,
+        )
+        | Outcome::RequestTimeout
         | Outcome::Silent
         | Outcome::Nothing => None,
     }
@@ -151,11 +161,7 @@ impl Walk<'_> {
             return;
         }
         let ask = ask.with(&prefix.outcome);
-        if let Outcome::Decided(Detected::Tls(hello)) = &prefix.outcome {
-            record.server_name = Some(hello.server_name.as_str().to_owned());
-            record.ech = hello.ech;
-            record.alpn.clone_from(&hello.alpn);
-        }
+        prefix.outcome.tell(&mut record);
         let refused = self.worker.resolver.refused();
         let authorised = ask.authorise(&self.endpoint, refused);
         match &authorised {

@@ -1,6 +1,6 @@
 //! What a connection begins with, under a deadline.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use tokio::{
     io::AsyncReadExt,
@@ -8,13 +8,21 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+#[cfg(test)]
+mod captured;
 pub mod client_hello;
+pub mod detector;
+pub mod http1;
+mod tell;
+mod work;
 
-use client_hello::{Detected, HELLO_MAX, Parser};
+use client_hello::{HELLO_MAX, MESSAGE_HEADER, Malformed, RECORD_HEADER};
+use detector::{Detector, may_be_tls};
 
-/// Bytes read before an answer: the hello in records of the least size that a client would
-/// use, and what came behind it in the same read.
-const PREFIX_MAX: usize = 2 * HELLO_MAX;
+pub use detector::Detected;
+
+/// Bytes read before an answer: the longest hello, in records of one byte.
+const PREFIX_MAX: usize = (RECORD_HEADER + 1) * (MESSAGE_HEADER + HELLO_MAX);
 /// Room for one read: most hellos at once.
 const READ: usize = 4 << 10;
 
@@ -36,52 +44,60 @@ pub enum Outcome {
     Silent,
     /// Part of a hello, until the deadline.
     Timeout,
+    /// Part of what may be a request line, for as long as silence is waited for.
+    RequestTimeout,
     /// The client ended within its hello.
     Truncated,
     /// The client ended, or went, without a byte.
     Nothing,
 }
 
-/// Reads until it is clear what the client speaks. `silence` and `hello` count from now.
+/// Reads until it is clear what the client speaks. `silence` and `hello` count from now: a client
+/// that has sent nothing within `silence`, or something that is neither a hello nor a whole line,
+/// waits for the server.
 pub async fn detect(stream: &mut TcpStream, silence: Duration, hello: Duration) -> Prefix {
     let start = Instant::now();
-    let (mut bytes, mut parser) = (Vec::new(), Parser::default());
+    let (mut bytes, mut detector) = (Vec::new(), Detector::default());
     let outcome = loop {
-        let deadline = start + if bytes.is_empty() { silence } else { hello };
-        let empty = bytes.is_empty();
+        let limit = match may_be_tls(&bytes) {
+            true => hello,
+            false => silence,
+        };
         bytes.reserve(READ);
-        match timeout_at(deadline, stream.read_buf(&mut bytes)).await {
-            Err(_elapsed) if empty => break Outcome::Silent,
-            Err(_elapsed) => break Outcome::Timeout,
-            Ok(read) => {
-                if let Some(outcome) = step(read, empty, &bytes, &mut parser) {
-                    break outcome;
-                }
-            }
+        let read = timeout_at(start + limit, stream.read_buf(&mut bytes)).await;
+        let outcome = match read {
+            Err(_elapsed) => Some(too_late(&bytes)),
+            Ok(Ok(0) | Err(_)) => Some(ended(&bytes)),
+            Ok(Ok(_)) => decided(detector.advance(&bytes), bytes.len()),
+        };
+        if let Some(outcome) = outcome {
+            break outcome;
         }
     };
     Prefix { outcome, bytes }
 }
 
-fn step(
-    read: io::Result<usize>,
-    empty: bool,
-    bytes: &[u8],
-    parser: &mut Parser,
-) -> Option<Outcome> {
-    match read {
-        Ok(0) | Err(_) if empty => Some(Outcome::Nothing),
-        Ok(0) | Err(_) => Some(Outcome::Truncated),
-        Ok(_) => {
-            let detected = parser.advance(bytes);
-            match (detected == Detected::NeedMore, bytes.len() < PREFIX_MAX) {
-                (false, _) => Some(Outcome::Decided(detected)),
-                (true, true) => None,
-                (true, false) => {
-                    let long = client_hello::Malformed::LongHello;
-                    Some(Outcome::Decided(Detected::Malformed(long)))
-                }
-            }
-        }
+fn too_late(bytes: &[u8]) -> Outcome {
+    match (bytes, may_be_tls(bytes)) {
+        ([], _) => Outcome::Silent,
+        (_, true) => Outcome::Timeout,
+        (_, false) => Outcome::RequestTimeout,
+    }
+}
+
+/// What does not become a request is opaque.
+fn ended(bytes: &[u8]) -> Outcome {
+    match (bytes, may_be_tls(bytes)) {
+        ([], _) => Outcome::Nothing,
+        (_, true) => Outcome::Truncated,
+        (_, false) => Outcome::Decided(Detected::Opaque),
+    }
+}
+
+fn decided(detected: Detected, length: usize) -> Option<Outcome> {
+    match (detected == Detected::NeedMore, length < PREFIX_MAX) {
+        (false, _) => Some(Outcome::Decided(detected)),
+        (true, true) => None,
+        (true, false) => Some(Outcome::Decided(Detected::Malformed(Malformed::LongHello))),
     }
 }

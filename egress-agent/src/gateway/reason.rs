@@ -17,10 +17,14 @@ pub enum Reason {
     NoServerName,
     /// An SSLv2 hello.
     Sslv2,
+    /// HTTP/2 without TLS, by prior knowledge.
+    Http2,
     /// Nothing was sent before the deadline.
     Silent,
     /// The hello was not complete before the deadline.
     HelloTimeout,
+    /// What may be an HTTP request line was not complete before the deadline.
+    RequestTimeout,
     /// The client ended within its hello.
     HelloTruncated,
     /// The endpoint's number is not known.
@@ -46,8 +50,10 @@ impl Reason {
             Self::Malformed(malformed) => malformed.reason(),
             Self::NoServerName => "no_server_name",
             Self::Sslv2 => "sslv2_hello",
+            Self::Http2 => "http2_prior_knowledge",
             Self::Silent => "silent_client",
             Self::HelloTimeout => "hello_timeout",
+            Self::RequestTimeout => "request_timeout",
             Self::HelloTruncated => "hello_truncated",
             Self::UnknownEndpoint => "unknown_endpoint",
             Self::GatewayAddress => "gateway_address",

@@ -181,6 +181,24 @@ pub struct Attempt {
     pub reason: Option<String>,
 }
 
+/// An application protocol, as a connection's first bytes show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Application {
+    /// TLS, good or bad.
+    Tls,
+    /// HTTP/1 without TLS.
+    Http1,
+    /// HTTP/1, for a tunnel.
+    Connect,
+    /// HTTP/2 without TLS.
+    Http2,
+    /// Anything else.
+    Opaque,
+    /// Not a byte came: the client waits for the server to speak.
+    Silent,
+}
+
 /// A connection that reached the gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {
@@ -189,6 +207,9 @@ pub struct Connection {
     /// The attempt.
     #[serde(flatten)]
     pub attempt: Attempt,
+    /// What it speaks, by its first bytes; none where it was decided before any were read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub application: Option<Application>,
     /// The name that it asked for, canonical.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
@@ -208,6 +229,12 @@ pub struct Connection {
     /// The application protocols that the hello offers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alpn: Vec<String>,
+    /// The versions of TLS that the hello offers: `1.3`, `1.2`, …; by their number where unknown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tls_versions: Vec<String>,
+    /// The JA4 fingerprint of the hello, which tells TLS clients apart by what they offer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ja4: Option<String>,
 }
 
 /// The end of a connection.

@@ -6,5 +6,6 @@
 )]
 
 mod connections;
+mod detection;
 mod names;
 mod world;

@@ -280,25 +280,42 @@ pub(crate) fn query(name: &str, kind: RecordType) -> Message {
     query
 }
 
-/// A small ClientHello.
+/// A small ClientHello in one record.
 pub(crate) fn hello(name: &str) -> Vec<u8> {
+    records(&message(name, 0), usize::MAX)
+}
+
+/// A ClientHello, without records: a padding of so many bytes (RFC 7685), and the name behind it.
+pub(crate) fn message(name: &str, padding: usize) -> Vec<u8> {
     let name = name.as_bytes();
     let length = |n: usize| (n as u16).to_be_bytes();
     let mut body = vec![3, 3];
     body.extend([7; 32]);
     body.extend([0, 0, 2, 0x13, 1, 1, 0]);
-    body.extend(length(name.len() + 9));
+    body.extend(length(4 + padding + name.len() + 9));
+    body.extend([0, 21]);
+    body.extend(length(padding));
+    body.extend(vec![0; padding]);
     body.extend([0, 0]);
     body.extend(length(name.len() + 5));
     body.extend(length(name.len() + 3));
     body.push(0);
     body.extend(length(name.len()));
     body.extend(name);
-    let mut bytes = vec![22, 3, 1];
-    bytes.extend(length(body.len() + 4));
-    bytes.extend([1, 0]);
-    bytes.extend(length(body.len()));
-    bytes.extend(body);
+    let mut message = vec![1, 0];
+    message.extend(length(body.len()));
+    message.extend(body);
+    message
+}
+
+/// In handshake records of at most so many bytes.
+pub(crate) fn records(message: &[u8], size: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for part in message.chunks(size) {
+        bytes.extend([22, 3, 1]);
+        bytes.extend((part.len() as u16).to_be_bytes());
+        bytes.extend(part);
+    }
     bytes
 }
 

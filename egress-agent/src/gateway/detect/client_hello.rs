@@ -1,51 +1,53 @@
-//! The server name of a TLS ClientHello, from however many segments and records (RFC 8446
-//! sections 4.1.2 and 5.1, RFC 6066 section 3). Pure and incremental; every byte is looked at a
-//! constant number of times.
+//! A TLS ClientHello, from however many segments and records (RFC 8446 sections 4.1.2 and 5.1).
+//! Pure and incremental; every byte is looked at a constant number of times.
 
-use crate::policy::host::{HostName, HostNameError};
+use super::{detector::Detected, work};
+use crate::policy::host::HostName;
+
+mod fields;
+mod ja4;
+mod version;
+
+pub use version::TlsVersion;
 
 /// Bytes of a hello, its four-byte header aside. A browser's with post-quantum key shares has
 /// some 1,800; the format allows 16 MiB.
 pub const HELLO_MAX: usize = 64 << 10;
+/// Bytes in front of a hello: its type, and its length in three bytes.
+pub const MESSAGE_HEADER: usize = 4;
 /// Bytes in a plaintext record (RFC 8446 section 5.1).
 const RECORD_MAX: usize = 1 << 14;
+/// Bytes in front of a record's: its type, a version that says nothing, its length in two bytes.
+pub const RECORD_HEADER: usize = 5;
 
 const RECORD_HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
-const EXTENSION_SERVER_NAME: u16 = 0;
-const EXTENSION_ALPN: u16 = 16;
-/// RFC 9849 section 4; GREASE uses the same number.
-const EXTENSION_ECH: u16 = 0xfe0d;
-
-/// What the bytes so far are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Detected {
-    /// No telling yet.
-    NeedMore,
-    /// A hello that names its server.
-    Tls(ClientHello),
-    /// A well-formed hello without a server name.
-    TlsWithoutName,
-    /// A hello whose server name is no host name.
-    BadName(HostNameError),
-    /// TLS by its first two bytes, and then not.
-    Malformed(Malformed),
-    /// An SSLv2 hello.
-    Sslv2,
-    /// Not TLS.
-    NotTls,
-}
 
 /// What a hello says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientHello {
     /// The server name, canonical.
     pub server_name: HostName,
-    /// Whether it carries Encrypted Client Hello, GREASE included.
-    pub ech: bool,
+    /// Everything else.
+    pub offer: Offer,
+}
+
+/// What a client offers. A hello may hold thousands of each: of lists there are the first
+/// [`OFFER_MAX`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// The TLS versions, in order, without GREASE.
+    pub versions: Vec<TlsVersion>,
     /// The application protocols, in order; what is not UTF-8 is replaced.
     pub alpn: Vec<String>,
+    /// Whether there is an Encrypted Client Hello, GREASE included.
+    pub ech: bool,
+    /// The JA4 fingerprint: 36 ASCII characters.
+    pub ja4: String,
 }
+
+/// So many versions and protocols are told of.
+pub const OFFER_MAX: usize = 8;
 
 /// How a hello is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,15 +102,12 @@ pub struct Parser {
 }
 
 impl Parser {
-    /// `prefix` is all that was received since the beginning, and starts with what it was
-    /// before. After anything but `NeedMore` the answer is final.
+    /// As [`super::detector::Detector::advance`]; never HTTP.
     pub fn advance(&mut self, prefix: &[u8]) -> Detected {
-        if self.at == 0 {
-            match first_bytes(prefix) {
-                Some(detected) => return detected,
-                None if prefix.len() < 2 => return Detected::NeedMore,
-                None => {}
-            }
+        if self.at == 0
+            && let Some(detected) = first_bytes(prefix)
+        {
+            return detected;
         }
         loop {
             match self.next_record(prefix) {
@@ -118,7 +117,7 @@ impl Parser {
             }
             match self.hello() {
                 Ok(None) => {}
-                Ok(Some(hello)) => return parse_hello(hello),
+                Ok(Some(hello)) => return fields::read(hello),
                 Err(malformed) => return Detected::Malformed(malformed),
             }
         }
@@ -126,6 +125,7 @@ impl Parser {
 
     /// Takes one record if it is there as a whole.
     fn next_record(&mut self, prefix: &[u8]) -> Result<bool, Malformed> {
+        work::looked_at(RECORD_HEADER);
         let rest = prefix.get(self.at..).unwrap_or_default();
         if rest.first().is_some_and(|&kind| kind != RECORD_HANDSHAKE) {
             return Err(Malformed::OtherRecord);
@@ -143,13 +143,15 @@ impl Parser {
         let Some(content) = content.get(..length) else {
             return Ok(false);
         };
+        work::looked_at(length);
         self.message.extend_from_slice(content);
-        self.at += 5 + length;
+        self.at += RECORD_HEADER + length;
         Ok(true)
     }
 
     /// The body of the hello, once it is complete.
     fn hello(&self) -> Result<Option<&[u8]>, Malformed> {
+        work::looked_at(MESSAGE_HEADER);
         if self
             .message
             .first()
@@ -171,154 +173,19 @@ impl Parser {
     }
 }
 
-/// What the first bytes decide by themselves.
+/// What the first bytes decide by themselves; `None` where a record begins.
 fn first_bytes(prefix: &[u8]) -> Option<Detected> {
     match *prefix {
-        [] | [RECORD_HANDSHAKE] | [RECORD_HANDSHAKE, 3, ..] => None,
+        [RECORD_HANDSHAKE, 3, ..] => None,
+        [] | [RECORD_HANDSHAKE] => Some(Detected::NeedMore),
         // RFC 2246 appendix E: a two-byte header with the high bit, CLIENT-HELLO, and version
         // 3.x or 0.2.
         [0x80..=0xff, _, 1, 3, ..] | [0x80..=0xff, _, 1, 0, 2, ..] => Some(Detected::Sslv2),
         [0x80..=0xff] | [0x80..=0xff, _] | [0x80..=0xff, _, 1] | [0x80..=0xff, _, 1, 0] => {
             Some(Detected::NeedMore)
         }
-        [..] => Some(Detected::NotTls),
+        [..] => Some(Detected::Opaque),
     }
-}
-
-/// Reads fields; every length is checked against what is left.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn bytes(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(Malformed::Length)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn u8(&mut self) -> Result<u8, Malformed> {
-        Ok(self.bytes(1)?[0])
-    }
-
-    fn u16(&mut self) -> Result<u16, Malformed> {
-        let bytes = self.bytes(2)?;
-        Ok(u16::from_be_bytes([bytes[0], bytes[1]]))
-    }
-
-    fn short(&mut self) -> Result<Self, Malformed> {
-        let length = self.u8()?;
-        self.bytes(length.into()).map(Reader)
-    }
-
-    fn long(&mut self) -> Result<Self, Malformed> {
-        let length = self.u16()?;
-        self.bytes(length.into()).map(Reader)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn end(&self) -> Result<(), Malformed> {
-        match self.is_empty() {
-            true => Ok(()),
-            false => Err(Malformed::TrailingBytes),
-        }
-    }
-}
-
-fn parse_hello(body: &[u8]) -> Detected {
-    let fields = match parse_fields(body) {
-        Ok(fields) => fields,
-        Err(malformed) => return Detected::Malformed(malformed),
-    };
-    let Some(name) = fields.server_name else {
-        return Detected::TlsWithoutName;
-    };
-    match HostName::from_wire(name) {
-        Ok(server_name) => Detected::Tls(ClientHello {
-            server_name,
-            ech: fields.ech,
-            alpn: fields.alpn,
-        }),
-        Err(error) => Detected::BadName(error),
-    }
-}
-
-#[derive(Default)]
-struct Fields<'a> {
-    server_name: Option<&'a [u8]>,
-    ech: bool,
-    alpn: Vec<String>,
-}
-
-fn parse_fields(body: &[u8]) -> Result<Fields<'_>, Malformed> {
-    let mut reader = Reader(body);
-    reader.bytes(2 + 32)?;
-    if reader.short()?.0.len() > 32 {
-        return Err(Malformed::Length);
-    }
-    let suites = reader.long()?.0.len();
-    if suites == 0 || !suites.is_multiple_of(2) || reader.short()?.is_empty() {
-        return Err(Malformed::Length);
-    }
-    let mut fields = Fields::default();
-    if reader.is_empty() {
-        return Ok(fields);
-    }
-    let mut extensions = reader.long()?;
-    reader.end()?;
-    let mut seen = Vec::new();
-    while !extensions.is_empty() {
-        let kind = extensions.u16()?;
-        let content = extensions.long()?;
-        seen.push(kind);
-        match kind {
-            // The duplicate is reported below; what counts here is that it is never used.
-            EXTENSION_SERVER_NAME if fields.server_name.is_none() => {
-                fields.server_name = Some(server_name(content)?);
-            }
-            EXTENSION_ECH => fields.ech = true,
-            EXTENSION_ALPN => fields.alpn = alpn(content)?,
-            _ => {}
-        }
-    }
-    seen.sort_unstable();
-    match seen.windows(2).any(|pair| pair[0] == pair[1]) {
-        true => Err(Malformed::DuplicateExtension),
-        false => Ok(fields),
-    }
-}
-
-/// RFC 6066 section 3: at most one name of each type, and host name is the only type.
-fn server_name(mut content: Reader<'_>) -> Result<&[u8], Malformed> {
-    let mut list = content.long()?;
-    content.end()?;
-    let mut found = None;
-    while !list.is_empty() {
-        let kind = list.u8()?;
-        let name = list.long()?;
-        if kind != 0 {
-            return Err(Malformed::NameType);
-        }
-        if found.replace(name.0).is_some() {
-            return Err(Malformed::SeveralNames);
-        }
-    }
-    found.ok_or(Malformed::Length)
-}
-
-fn alpn(mut content: Reader<'_>) -> Result<Vec<String>, Malformed> {
-    let mut list = content.long()?;
-    content.end()?;
-    let mut protocols = Vec::new();
-    while !list.is_empty() {
-        let protocol = list.short()?;
-        // A record shows a handful; a hello may hold thousands.
-        if protocols.len() < 8 {
-            protocols.push(String::from_utf8_lossy(protocol.0).into_owned());
-        }
-    }
-    Ok(protocols)
 }
 
 #[cfg(test)]

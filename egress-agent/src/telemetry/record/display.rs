@@ -2,7 +2,9 @@
 
 use std::{fmt, net::SocketAddr};
 
-use super::{Attempt, Bypass, Connection, ConnectionClose, DnsRefusal, Event, Record, Verdict};
+use super::{
+    Application, Attempt, Bypass, Connection, ConnectionClose, DnsRefusal, Event, Record, Verdict,
+};
 
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -58,13 +60,32 @@ fn destination(attempt: &Attempt) -> String {
     }
 }
 
+impl fmt::Display for Application {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tls => "tls",
+            Self::Http1 => "http1",
+            Self::Connect => "connect",
+            Self::Http2 => "http2",
+            Self::Opaque => "opaque",
+            Self::Silent => "silent",
+        })
+    }
+}
+
 impl fmt::Display for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:<5} ", self.attempt.verdict)?;
         who(&self.attempt, f)?;
         write!(f, " tcp {}", destination(&self.attempt))?;
+        if let Some(application) = self.application {
+            write!(f, " {application}")?;
+        }
         if let Some(name) = &self.server_name {
             write!(f, " {name}")?;
+        }
+        if self.ech {
+            f.write_str(" ech")?;
         }
         if let Some(upstream) = &self.upstream {
             write!(f, " -> {upstream}")?;
@@ -73,8 +94,11 @@ impl fmt::Display for Connection {
             f.write_str(" mismatch")?;
         }
         reason(&self.attempt, f)?;
-        match &self.rule {
-            Some(rule) => write!(f, " by {rule}"),
+        if let Some(rule) = &self.rule {
+            write!(f, " by {rule}")?;
+        }
+        match &self.ja4 {
+            Some(ja4) => write!(f, " ja4 {ja4}"),
             None => Ok(()),
         }
     }

@@ -25,12 +25,15 @@ fn connection() -> Connection {
     Connection {
         connection: 1,
         attempt: attempt(Verdict::Allow),
+        application: Some(Application::Tls),
         server_name: Some("repo.test".into()),
         rule: Some("--allow repo.test".into()),
         upstream: Some("192.0.2.7:443".parse().unwrap()),
         mismatch: false,
         ech: false,
         alpn: vec!["h2".into()],
+        tls_versions: vec!["1.3".into()],
+        ja4: Some("t13d1516h2_8daaf6152771_e5627efa2ab1".into()),
     }
 }
 
@@ -96,7 +99,10 @@ fn the_fields_are_where_the_schema_says() {
     assert_eq!(json["verdict"], "allow");
     assert_eq!(json["endpoint"]["name"], "shop/orders");
     assert_eq!(json["protocol"], "tcp");
+    assert_eq!(json["application"], "tls");
     assert_eq!(json["server_name"], "repo.test");
+    assert_eq!(json["tls_versions"][0], "1.3");
+    assert_eq!(json["ja4"], "t13d1516h2_8daaf6152771_e5627efa2ab1");
 }
 
 #[test]

@@ -1,26 +1,14 @@
-use super::*;
+use super::{super::detector::Detector, *};
+use crate::{gateway::detect::captured, policy::host::HostNameError};
 
-fn hex(text: &str) -> Vec<u8> {
-    let digits: String = text.split_whitespace().collect();
-    (0..digits.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap())
-        .collect()
-}
-
+/// Those of real clients that name `api.repo.test`.
 fn real_hellos() -> Vec<Vec<u8>> {
-    [
-        include_str!("curl.hex"),
-        include_str!("openssl.hex"),
-        include_str!("python.hex"),
-        include_str!("node.hex"),
-    ]
-    .map(hex)
-    .into()
+    let named = captured::hellos().filter(|(_, hello)| hello.server_name.is_some());
+    named.map(|(capture, _)| capture.bytes).collect()
 }
 
 fn detect(bytes: &[u8]) -> Detected {
-    Parser::default().advance(bytes)
+    Detector::default().advance(bytes)
 }
 
 fn name_of(detected: &Detected) -> Option<&str> {
@@ -77,41 +65,52 @@ fn hello(extensions: &[u8]) -> Vec<u8> {
     records(&message(Some(extensions)), RECORD_MAX)
 }
 
-#[test]
-fn real_clients_are_understood() {
-    for bytes in real_hellos() {
-        assert_eq!(name_of(&detect(&bytes)), Some("api.repo.test"));
+fn offer_of(detected: &Detected) -> Option<&Offer> {
+    match detected {
+        Detected::Tls(hello) => Some(&hello.offer),
+        Detected::TlsWithoutName(offer) | Detected::BadName(_, offer) => Some(offer),
+        _ => None,
     }
-    let bytes = hex(include_str!("openssl_noname.hex"));
-    assert_eq!(detect(&bytes), Detected::TlsWithoutName);
-    let Detected::Tls(node) = detect(&hex(include_str!("node.hex"))) else {
-        panic!("node")
-    };
-    assert_eq!(node.alpn, ["h2", "http/1.1"]);
 }
 
+/// Each as tshark and ja4plus read it.
 #[test]
-fn every_prefix_needs_more_and_every_split_agrees() {
-    for bytes in real_hellos() {
-        for end in 0..bytes.len() {
-            assert_eq!(detect(&bytes[..end]), Detected::NeedMore, "{end}");
-            let mut parser = Parser::default();
-            assert_eq!(parser.advance(&bytes[..end]), Detected::NeedMore);
-            assert_eq!(name_of(&parser.advance(&bytes)), Some("api.repo.test"));
-        }
-        let mut parser = Parser::default();
-        for end in 0..bytes.len() {
-            assert_eq!(parser.advance(&bytes[..end]), Detected::NeedMore, "{end}");
-        }
-        assert_eq!(name_of(&parser.advance(&bytes)), Some("api.repo.test"));
+fn real_clients_are_understood() {
+    let mut count = 0;
+    for (capture, expected) in captured::hellos() {
+        let (name, detected) = (&capture.name, detect(&capture.bytes));
+        assert_eq!(
+            name_of(&detected),
+            expected.server_name.as_deref(),
+            "{name}"
+        );
+        let offer = offer_of(&detected).expect("a hello");
+        let versions: Vec<_> = offer.versions.iter().map(ToString::to_string).collect();
+        assert_eq!(versions, expected.versions(), "{name}");
+        assert_eq!(offer.alpn, expected.alpn, "{name}");
+        assert_eq!(offer.ech, expected.ech, "{name}");
+        assert_eq!(offer.ja4, expected.ja4, "{name}");
+        count += 1;
     }
+    assert!(count >= 19, "{count}");
+}
+
+/// The message, without the headers of records.
+fn one_record(mut bytes: &[u8]) -> Vec<u8> {
+    let mut message = Vec::new();
+    while let [_, _, _, high, low, rest @ ..] = bytes {
+        let (content, rest) = rest.split_at(u16::from_be_bytes([*high, *low]).into());
+        message.extend(content);
+        bytes = rest;
+    }
+    message
 }
 
 #[test]
 fn any_number_of_records() {
     for bytes in real_hellos() {
         for size in [1, 2, 3, 7, 100, 511] {
-            let split = records(&bytes[5..], size);
+            let split = records(&one_record(&bytes), size);
             assert_eq!(name_of(&detect(&split)), Some("api.repo.test"), "{size}");
         }
     }
@@ -177,27 +176,11 @@ fn what_is_denied_has_its_own_name() {
         assert_eq!(detect(&bytes), Detected::Malformed(expected), "{bytes:x?}");
     }
     let others = [
-        (hello(b""), Detected::TlsWithoutName),
-        (records(&message(None), 99), Detected::TlsWithoutName),
-        (
-            hello(&names(&[(0, b"192.0.2.1")])),
-            Detected::BadName(HostNameError::IpLiteral),
-        ),
-        (
-            hello(&names(&[(0, b"")])),
-            Detected::BadName(HostNameError::Empty),
-        ),
-        (
-            hello(&names(&[(0, b"a\0.test")])),
-            Detected::BadName(HostNameError::Nul),
-        ),
         (vec![0x80, 0x2e, 1, 3, 1], Detected::Sslv2),
         (vec![0x80, 0x2e, 1, 0, 2], Detected::Sslv2),
         (vec![0x80, 0x2e, 1], Detected::NeedMore),
-        (vec![0x80, 0x2e, 2], Detected::NotTls),
-        (b"GET / HTTP/1.1\r\n".to_vec(), Detected::NotTls),
-        (b"SSH-2.0-x\r\n".to_vec(), Detected::NotTls),
-        (vec![22, 2], Detected::NotTls),
+        (vec![0x80, 0x2e, 2], Detected::Opaque),
+        (vec![22, 2], Detected::Opaque),
         (vec![22], Detected::NeedMore),
         (vec![], Detected::NeedMore),
     ];
@@ -207,9 +190,87 @@ fn what_is_denied_has_its_own_name() {
 }
 
 #[test]
+fn a_hello_without_a_name() {
+    for bytes in [hello(b""), records(&message(None), 99)] {
+        assert!(matches!(detect(&bytes), Detected::TlsWithoutName(_)));
+    }
+}
+
+#[test]
+fn a_name_that_is_no_host_name() {
+    use HostNameError as E;
+    let label = format!("{}.test", "a".repeat(64));
+    let long = "a23456789.".repeat(26);
+    let bad: [(&[u8], E); 14] = [
+        (b"192.0.2.1", E::IpLiteral),
+        (b"2001:db8::1", E::IpLiteral),
+        (b"[2001:db8::1]", E::IpLiteral),
+        (b"0x7f.1", E::IpLiteral),
+        (b"", E::Empty),
+        (b".", E::Empty),
+        (b"a\0.test", E::Nul),
+        (b"a%2e.test", E::Percent),
+        (b"a .test", E::Space),
+        (b"[a.test]", E::Bracket),
+        (b"a.test:443", E::Port),
+        (b"a..test", E::EmptyLabel),
+        (label.as_bytes(), E::LongLabel),
+        (long.as_bytes(), E::LongName),
+    ];
+    for (name, expected) in bad.into_iter().chain([("ä.test".as_bytes(), E::NotAscii)]) {
+        let detected = detect(&hello(&names(&[(0, name)])));
+        let found = match &detected {
+            Detected::BadName(error, _) => Some(*error),
+            _ => None,
+        };
+        assert_eq!(found, Some(expected), "{}", name.escape_ascii());
+    }
+}
+
+#[test]
+fn a_name_is_canonical() {
+    for name in [&b"A.Test"[..], b"a.test.", b"A.TEST."] {
+        let detected = detect(&hello(&names(&[(0, name)])));
+        assert_eq!(name_of(&detected), Some("a.test"));
+    }
+}
+
+#[test]
+fn versions_are_those_of_the_extension_or_else_the_legacy_one() {
+    let shown = |extensions: &[u8]| -> Vec<String> {
+        let detected = detect(&hello(extensions));
+        let offer = offer_of(&detected).expect("a hello");
+        offer.versions.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(shown(b""), ["1.2"]);
+    let list = extension(43, &[8, 0x1a, 0x1a, 3, 4, 0x7f, 0x1c, 3, 0]);
+    assert_eq!(shown(&list), ["1.3", "0x7f1c", "ssl3"]);
+    let many = [&[254][..], &[3, 3].repeat(127)].concat();
+    assert_eq!(shown(&extension(43, &many)).len(), OFFER_MAX);
+}
+
+#[test]
+fn lists_in_extensions_are_read_to_their_end() {
+    use Malformed as M;
+    let bad = [
+        (extension(43, &[3, 3, 4, 3]), M::Length),
+        (extension(43, &[4, 3, 4]), M::Length),
+        (extension(43, &[2, 3, 4, 0]), M::TrailingBytes),
+        (extension(13, &[0, 1, 4]), M::Length),
+        (extension(13, &[0, 2, 4, 3, 0]), M::TrailingBytes),
+        (extension(16, &[0, 3, 3, b'h', b'2']), M::Length),
+        (extension(16, &[0, 3, 2, b'h', b'2', 0]), M::TrailingBytes),
+    ];
+    for (extension, expected) in bad {
+        let detected = detect(&hello(&extension));
+        assert_eq!(detected, Detected::Malformed(expected), "{extension:x?}");
+    }
+}
+
+#[test]
 fn ech_is_seen() {
     let bytes = hello(&[names(&[(0, b"a.test")]), extension(0xfe0d, &[0])].concat());
-    assert!(matches!(detect(&bytes), Detected::Tls(hello) if hello.ech));
+    assert!(matches!(detect(&bytes), Detected::Tls(hello) if hello.offer.ech));
 }
 
 /// What rustls reads, lower-cased; outer `None` where it wants more or refuses.
@@ -237,7 +298,12 @@ fn by_tls_parser(bytes: &[u8]) -> Option<Option<String>> {
     let TlsMessage::Handshake(TlsMessageHandshake::ClientHello(hello)) = record.msg.first()? else {
         return None;
     };
-    let (_, extensions) = tls_parser::parse_tls_extensions(hello.ext.unwrap_or_default()).ok()?;
+    let (rest, extensions) =
+        tls_parser::parse_tls_extensions(hello.ext.unwrap_or_default()).ok()?;
+    // It ends in silence at the first extension that it cannot read.
+    if !rest.is_empty() {
+        return None;
+    }
     let found = extensions.iter().find_map(|extension| match extension {
         TlsExtension::SNI(names) => names.iter().find(|(kind, _)| *kind == SNIType::HostName),
         _ => None,
@@ -251,7 +317,7 @@ fn by_tls_parser(bytes: &[u8]) -> Option<Option<String>> {
 fn agrees_with_other_implementations() {
     let mut both = 0;
     for original in real_hellos() {
-        for at in 0..original.len() {
+        for at in (0..original.len()).step_by(original.len() / 2_000 + 1) {
             for value in [
                 0,
                 1,
@@ -281,15 +347,58 @@ fn agrees_with_other_implementations() {
     assert!(both > 5_000, "{both}");
 }
 
+/// A hello of as many bytes as are taken.
+fn longest() -> Vec<u8> {
+    let name = names(&[(0, b"a.test")]);
+    let rest = HELLO_MAX - (message(Some(&name)).len() - MESSAGE_HEADER) - MESSAGE_HEADER;
+    // An extension's length has two bytes, and so has that of all.
+    let filler = extension(0x0a0a, &vec![0; rest.min(0xffff - name.len() - 4)]);
+    message(Some(&[filler, name].concat()))
+}
+
 #[test]
 fn one_byte_at_a_time_is_linear_work() {
-    let filler = extension(0x0a0a, &[0; 60_000]);
-    let bytes = hello(&[filler, names(&[(0, b"a.test")])].concat());
-    let start = std::time::Instant::now();
-    let mut parser = Parser::default();
-    for end in 0..bytes.len() {
-        assert_eq!(parser.advance(&bytes[..end]), Detected::NeedMore);
+    let message = longest();
+    assert!(message.len() > 65_000, "{}", message.len());
+    for size in [1, 5, 100, 1_000, RECORD_MAX] {
+        let bytes = records(&message, size);
+        for step in [1, 7, 1_448] {
+            work::take();
+            let (mut detector, mut reads) = (Detector::default(), 0);
+            for end in (0..bytes.len()).step_by(step) {
+                assert_eq!(detector.advance(&bytes[..end]), Detected::NeedMore, "{end}");
+                reads += 1;
+            }
+            assert_eq!(name_of(&detector.advance(&bytes)), Some("a.test"));
+            // Each byte once in its record and once in its field, whose own fields are looked at
+            // again; a few for each record and each read.
+            let headers = RECORD_HEADER + MESSAGE_HEADER;
+            let most = 5 * message.len() + headers * (bytes.len() / size + reads + 2);
+            let looked = work::take();
+            assert!(looked <= most, "{size}, {step}: {looked} of {most}");
+        }
     }
-    assert_eq!(name_of(&parser.advance(&bytes)), Some("a.test"));
-    assert!(start.elapsed().as_secs() < 2, "{:?}", start.elapsed());
+}
+
+/// The same for lists of as many entries as there can be.
+#[test]
+fn the_work_on_long_lists_is_linear() {
+    let numbers: Vec<u8> = (0..15_000_u16).flat_map(u16::to_be_bytes).collect();
+    let number_list = [&30_000_u16.to_be_bytes()[..], &numbers].concat();
+    let protocols = [&[0xea, 0x60][..], &[1, b'x'].repeat(30_000)].concat();
+    let empty = (100..16_000)
+        .flat_map(|kind| extension(kind, b""))
+        .collect();
+    let lists = [
+        extension(13, &number_list),
+        extension(16, &protocols),
+        empty,
+    ];
+    for extensions in lists {
+        let bytes = hello(&extensions);
+        work::take();
+        assert!(matches!(detect(&bytes), Detected::TlsWithoutName(_)));
+        let looked = work::take();
+        assert!(looked <= 8 * bytes.len(), "{looked} of {}", bytes.len());
+    }
 }
