@@ -42,6 +42,8 @@ pub(crate) enum Target {
     Packet,
     /// The ClientHello parser, against rustls and tls-parser
     ClientHello,
+    /// The detection of HTTP/1, against httparse
+    RequestLine,
     /// The resolver's reading of queries and writing of replies
     Dns,
 }
@@ -52,6 +54,7 @@ impl Target {
         match self {
             Self::Packet => "packet",
             Self::ClientHello => "client_hello",
+            Self::RequestLine => "request_line",
             Self::Dns => "dns",
         }
     }

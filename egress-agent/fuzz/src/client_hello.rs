@@ -1,30 +1,35 @@
-//! The ClientHello parser against rustls and tls-parser.
+//! The reading of ClientHellos against rustls and tls-parser.
 
-use crate::detect::client_hello::{Detected, Malformed, Parser};
+use crate::{
+    cuts,
+    detect::{
+        client_hello::{Malformed, OFFER_MAX, Offer},
+        detector::Detected,
+    },
+};
 
-/// The first two bytes: where the connection was cut in two reads.
-const HEAD: usize = 2;
+/// What another implementation has read from a hello that it accepts.
+#[derive(Debug, Default)]
+struct Theirs {
+    server_name: Option<String>,
+    alpn: Vec<String>,
+    /// Where it tells of them.
+    versions: Option<Vec<String>>,
+}
 
 /// # Panics
-/// Where it matters how the bytes arrive, or another implementation reads another name.
+/// Where it matters how the bytes arrive, or another implementation reads another name or other
+/// protocols or versions.
 pub fn check(data: &[u8]) {
-    let Some((head, bytes)) = data.split_first_chunk::<HEAD>() else {
+    let Some((bytes, ours)) = cuts::detect(data) else {
         return;
     };
-    let whole = Parser::default().advance(bytes);
-    let split = usize::from(u16::from_be_bytes(*head)) % (bytes.len() + 1);
-    let mut parser = Parser::default();
-    let mut decided = parser.advance(&bytes[..split]);
-    if decided == Detected::NeedMore {
-        decided = parser.advance(bytes);
-    }
-    assert_eq!(whole, decided, "cut at {split}");
     for (theirs, tolerates) in [
         (by_rustls(bytes), &RUSTLS_TOLERATES[..]),
         (by_tls_parser(bytes), &TLS_PARSER_TOLERATES[..]),
     ] {
-        if let Some(name) = theirs {
-            compare(&whole, name.as_deref(), tolerates);
+        if let Some(theirs) = theirs {
+            compare(&ours, &theirs, tolerates);
         }
     }
 }
@@ -40,7 +45,7 @@ const RUSTLS_TOLERATES: [Detected; 3] = [
 
 const TLS_PARSER_TOLERATES: [Detected; 6] = [
     // Any record version.
-    Detected::NotTls,
+    Detected::Opaque,
     // Fields that it does not look into, such as ALPN's; an empty list of suites, of compression
     // methods or of names.
     Detected::Malformed(Malformed::Length),
@@ -53,33 +58,57 @@ const TLS_PARSER_TOLERATES: [Detected; 6] = [
     Detected::Malformed(Malformed::NameType),
 ];
 
-/// `theirs` is the name that another implementation has read from a hello that it accepts.
-fn compare(ours: &Detected, theirs: Option<&str>, tolerates: &[Detected]) {
+fn compare(ours: &Detected, theirs: &Theirs, tolerates: &[Detected]) {
     match ours {
         Detected::Tls(hello) => {
             // One trailing dot is stripped.
-            let theirs = theirs.map(|name| name.strip_suffix('.').unwrap_or(name));
-            assert_eq!(Some(hello.server_name.as_str()), theirs);
+            let name = theirs.server_name.as_deref();
+            let name = name.map(|name| name.strip_suffix('.').unwrap_or(name));
+            assert_eq!(Some(hello.server_name.as_str()), name);
+            compare_offer(&hello.offer, theirs);
         }
-        Detected::TlsWithoutName => assert_eq!(None, theirs),
+        Detected::TlsWithoutName(offer) => {
+            assert_eq!(None, theirs.server_name);
+            compare_offer(offer, theirs);
+        }
         // Host names are held to more than others hold them to; without one nothing is dialled.
-        Detected::BadName(_) => {}
-        Detected::Malformed(_) | Detected::NeedMore | Detected::Sslv2 | Detected::NotTls => {
-            assert!(tolerates.contains(ours), "{ours:?}: {theirs:?}");
-        }
+        Detected::BadName(_, offer) => compare_offer(offer, theirs),
+        Detected::Malformed(_)
+        | Detected::NeedMore
+        | Detected::Sslv2
+        | Detected::Http1(_)
+        | Detected::Connect
+        | Detected::Http2
+        | Detected::Opaque => assert!(tolerates.contains(ours), "{ours:?}: {theirs:?}"),
     }
 }
 
-/// What rustls reads, lower-cased; outer `None` where it wants more or refuses.
-fn by_rustls(bytes: &[u8]) -> Option<Option<String>> {
+fn compare_offer(ours: &Offer, theirs: &Theirs) {
+    assert_eq!(ours.alpn, theirs.alpn);
+    if let Some(versions) = &theirs.versions {
+        let ours: Vec<_> = ours
+            .versions
+            .iter()
+            .map(|v| format!("{:04x}", v.0))
+            .collect();
+        assert_eq!(&ours, versions);
+    }
+}
+
+/// Outer `None` where it wants more or refuses.
+fn by_rustls(bytes: &[u8]) -> Option<Theirs> {
     let mut acceptor = rustls::server::Acceptor::default();
     let mut rest = bytes;
     while !rest.is_empty() {
         acceptor.read_tls(&mut rest).ok()?;
         match acceptor.accept() {
             Ok(Some(accepted)) => {
-                let name = accepted.client_hello().server_name().map(str::to_owned);
-                return Some(name.map(|name| name.to_ascii_lowercase()));
+                let hello = accepted.client_hello();
+                return Some(Theirs {
+                    server_name: hello.server_name().map(str::to_ascii_lowercase),
+                    alpn: shown(hello.alpn().into_iter().flatten()),
+                    versions: None,
+                });
             }
             Ok(None) => {}
             Err(_refused) => return None,
@@ -88,8 +117,15 @@ fn by_rustls(bytes: &[u8]) -> Option<Option<String>> {
     None
 }
 
-/// What tls-parser reads of a hello in one record; outer `None` where it refuses.
-fn by_tls_parser(bytes: &[u8]) -> Option<Option<String>> {
+fn shown<'a>(protocols: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
+    let first = protocols.take(OFFER_MAX);
+    first
+        .map(|protocol| String::from_utf8_lossy(protocol).into_owned())
+        .collect()
+}
+
+/// Of a hello in one record; outer `None` where it refuses.
+fn by_tls_parser(bytes: &[u8]) -> Option<Theirs> {
     use tls_parser::{SNIType, TlsExtension, TlsMessage, TlsMessageHandshake};
     let (_, record) = tls_parser::parse_tls_plaintext(bytes).ok()?;
     let TlsMessage::Handshake(TlsMessageHandshake::ClientHello(hello)) = record.msg.first()? else {
@@ -101,11 +137,34 @@ fn by_tls_parser(bytes: &[u8]) -> Option<Option<String>> {
     if !rest.is_empty() {
         return None;
     }
-    let found = extensions.iter().find_map(|extension| {
-        let TlsExtension::SNI(names) = extension else {
-            return None;
-        };
-        names.iter().find(|(kind, _)| *kind == SNIType::HostName)
-    });
-    Some(found.map(|(_, name)| String::from_utf8_lossy(name).to_ascii_lowercase()))
+    let mut theirs = Theirs {
+        versions: Some(numbers(&[hello.version])),
+        ..Theirs::default()
+    };
+    for extension in &extensions {
+        match extension {
+            TlsExtension::SNI(names) => {
+                let host = names.iter().find(|(kind, _)| *kind == SNIType::HostName);
+                theirs.server_name = host.map(|(_, name)| lower_case(name));
+            }
+            TlsExtension::ALPN(protocols) => theirs.alpn = shown(protocols.iter().copied()),
+            TlsExtension::SupportedVersions(versions) => theirs.versions = Some(numbers(versions)),
+            _ => {}
+        }
+    }
+    Some(theirs)
+}
+
+fn lower_case(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).to_ascii_lowercase()
+}
+
+/// Without GREASE (RFC 8701), in hexadecimal.
+fn numbers(versions: &[tls_parser::TlsVersion]) -> Vec<String> {
+    let shown = versions.iter().map(|version| format!("{:04x}", version.0));
+    let grease = |number: &String| number[..2] == number[2..] && number.ends_with('a');
+    shown
+        .filter(|number| !grease(number))
+        .take(OFFER_MAX)
+        .collect()
 }

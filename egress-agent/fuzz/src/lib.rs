@@ -6,8 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a target says no")]
 
 pub mod client_hello;
+mod cuts;
 pub mod dns;
 pub mod packet;
+pub mod request_line;
 pub mod seeds;
 
 #[path = "../../src/policy"]
@@ -19,6 +21,9 @@ mod policy {
 #[allow(dead_code, reason = "what the records need of it")]
 mod detect {
     pub(crate) mod client_hello;
+    pub(crate) mod detector;
+    pub(crate) mod http1;
+    mod work;
 }
 
 #[path = "../../src/gateway/dns"]

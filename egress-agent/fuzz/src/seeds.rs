@@ -36,18 +36,29 @@ pub fn packets() -> Vec<Vec<u8>> {
 
 /// For the target `client_hello`: what real clients sent, and lists of names.
 pub fn client_hellos() -> Vec<Vec<u8>> {
-    [
-        include_str!("../../src/gateway/detect/client_hello/curl.hex"),
-        include_str!("../../src/gateway/detect/client_hello/openssl.hex"),
-        include_str!("../../src/gateway/detect/client_hello/openssl_noname.hex"),
-        include_str!("../../src/gateway/detect/client_hello/python.hex"),
-        include_str!("../../src/gateway/detect/client_hello/node.hex"),
-    ]
-    .iter()
-    .map(|text| hex(text))
-    .chain(name_lists())
-    .map(|hello| [vec![0, 9], hello].concat())
-    .collect()
+    captured(true).chain(name_lists()).map(in_reads).collect()
+}
+
+/// For the target `request_line`: what real clients sent without TLS.
+pub fn request_lines() -> Vec<Vec<u8>> {
+    captured(false).map(in_reads).collect()
+}
+
+fn in_reads(bytes: Vec<u8>) -> Vec<u8> {
+    [vec![0, 9], bytes].concat()
+}
+
+/// What was captured, hellos or all else.
+fn captured(hellos: bool) -> impl Iterator<Item = Vec<u8>> {
+    let folder = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../src/gateway/detect/captured"
+    );
+    let files = fs::read_dir(folder).unwrap_or_else(|e| panic!("{folder}: {e}"));
+    let paths = files.map(|file| file.unwrap().path());
+    let captured = paths.filter(|path| path.extension().is_some_and(|kind| kind == "bin"));
+    let contents = captured.map(|path| fs::read(path).unwrap());
+    contents.filter(move |bytes| (bytes[0] == 22) == hellos)
 }
 
 /// No, one, two and three names; then two extensions of one name each.
@@ -72,14 +83,6 @@ fn hello(extensions: &[u8]) -> Vec<u8> {
     body.extend(extensions);
     let [record, message] = [body.len() + 4, body.len()].map(|length| length as u8);
     [&[22, 3, 1, 0, record, 1, 0, 0, message], &body[..]].concat()
-}
-
-fn hex(text: &str) -> Vec<u8> {
-    let digits: String = text.split_whitespace().collect();
-    (0..digits.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap())
-        .collect()
 }
 
 /// For the target `dns`: questions of the usual types, with and without EDNS.
