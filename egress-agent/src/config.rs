@@ -55,6 +55,10 @@ pub struct GatewayConfig {
     pub resolvers: Vec<SocketAddr>,
     /// Networks that a name may lead to although they are not public.
     pub permitted_answers: Vec<IpNet>,
+    /// How long a client may take for its whole ClientHello.
+    pub hello_seconds: u64,
+    /// After which a client that has sent nothing waits for the server to speak.
+    pub silence_seconds: u64,
 }
 
 impl Default for GatewayConfig {
@@ -68,9 +72,14 @@ impl Default for GatewayConfig {
             user: 62_951,
             resolvers: Vec::new(),
             permitted_answers: Vec::new(),
+            hello_seconds: 10,
+            silence_seconds: 3,
         }
     }
 }
+
+/// Nobody takes an hour for a ClientHello; whoever seems to holds a place of the gateway's.
+const HELLO_SECONDS_MAX: u64 = 3_600;
 
 /// Where records go.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -236,6 +245,14 @@ fn check(config: &Config) -> Result<(), String> {
     if gateway.port < 1024 || gateway.dns_port < 1024 {
         return Err("gateway.port and gateway.dnsPort must be 1024 or more: the gateway has no privilege to open others".into());
     }
+    if gateway.hello_seconds > HELLO_SECONDS_MAX {
+        return Err(format!(
+            "gateway.helloSeconds is more than {HELLO_SECONDS_MAX}: 10 is the default"
+        ));
+    }
+    if !(1..=gateway.hello_seconds).contains(&gateway.silence_seconds) {
+        return Err("gateway.silenceSeconds must be 1 or more, and no more than gateway.helloSeconds; 3 and 10 are the defaults".into());
+    }
     if config.hand_over.deadline_seconds == 0 {
         return Err(
             "handOver.deadlineSeconds is 0: nobody takes over in no time; 60 is the default".into(),
@@ -364,6 +381,14 @@ mod tests {
             (
                 "gateway: {user: 0}\nendpoints:\n  - {name: a, cgroup: /x}\n",
                 "never runs as root",
+            ),
+            (
+                "gateway: {silenceSeconds: 11}\nendpoints:\n  - {name: a, cgroup: /x}\n",
+                "no more than gateway.helloSeconds",
+            ),
+            (
+                "gateway: {silenceSeconds: 0}\nendpoints:\n  - {name: a, cgroup: /x}\n",
+                "1 or more",
             ),
             (
                 "handOver: {deadlineSeconds: 0}\nendpoints:\n  - {name: a, cgroup: /x}\n",

@@ -18,6 +18,7 @@ use crate::{
         node::Node,
         state::{pinned_ids, pinned_sets},
     },
+    gateway::protocol::Limits,
     policy::{load::load_files, select::Policies},
     telemetry::sink::Sink,
 };
@@ -427,6 +428,11 @@ fn gateway_plan(config: &Config) -> GatewayPlan {
         user: gateway.user,
         resolvers: gateway.resolvers.clone(),
         permitted_answers: gateway.permitted_answers.clone(),
+        limits: Limits {
+            hello: Duration::from_secs(gateway.hello_seconds),
+            silence: Duration::from_secs(gateway.silence_seconds),
+            ..Limits::default()
+        },
         on_loopback: true,
     }
 }

@@ -28,7 +28,7 @@ use crate::{
         state::{EndpointState, LinkState},
     },
     exec::slot::Slot,
-    gateway::hosts,
+    gateway::{hosts, protocol::Limits},
     policy::{
         compile::CompiledPolicy,
         load::load_files,
@@ -127,6 +127,7 @@ pub(super) fn gateway(
         user: defaults.user,
         resolvers,
         permitted_answers,
+        limits: Limits::default(),
         on_loopback,
     }
 }

@@ -13,7 +13,7 @@ use super::{InstanceError, READY};
 use crate::{
     gateway::{
         inherit::Inherited,
-        protocol::{Configure, FromGateway, ToGateway},
+        protocol::{Configure, FromGateway, Limits, ToGateway},
         spawn::{ControlReceiver, ControlSender, GatewayChild, SpawnOptions, spawn},
     },
     telemetry::record::Event,
@@ -36,6 +36,8 @@ pub struct GatewayPlan {
     pub resolvers: Vec<SocketAddr>,
     /// Networks that a name may lead to although they are not public.
     pub permitted_answers: Vec<IpNet>,
+    /// Its bounds.
+    pub limits: Limits,
     /// Whether the addresses are put on the loopback device.
     pub on_loopback: bool,
 }
@@ -55,6 +57,7 @@ impl GatewayPlan {
         let mut configure = Configure::new(self.at(self.port), self.at(self.dns_port));
         configure.resolvers = self.resolvers.clone();
         configure.permitted_answers = self.permitted_answers.clone();
+        configure.limits = self.limits.clone();
         configure
     }
 
