@@ -79,6 +79,7 @@ impl Ask {
             Outcome::Decided(Detected::NeedMore) | Outcome::Timeout => Err(Reason::HelloTimeout),
             Outcome::RequestTimeout => Err(Reason::RequestTimeout),
             Outcome::Silent | Outcome::Nothing => Err(Reason::Silent),
+            Outcome::NoRoom => Err(Reason::HelloNoRoom),
             Outcome::Truncated => Err(Reason::HelloTruncated),
         };
         self

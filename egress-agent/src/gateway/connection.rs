@@ -117,6 +117,7 @@ fn alert_for(outcome: &Outcome) -> Option<Alert> {
         }
         Outcome::Decided(Detected::Malformed(_)) => Some(Alert::DecodeError),
         Outcome::Decided(Detected::Sslv2) => Some(Alert::ProtocolVersion),
+        Outcome::NoRoom => Some(Alert::InternalError),
         Outcome::Timeout | Outcome::Truncated => Some(Alert::DecodeError),
         Outcome::Decided(
             Detected::Http1(_)

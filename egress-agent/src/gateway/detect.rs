@@ -12,12 +12,14 @@ use tokio::{
 mod captured;
 pub mod client_hello;
 pub mod detector;
+mod held;
 pub mod http1;
 mod tell;
 mod work;
 
 use client_hello::{HELLO_MAX, MESSAGE_HEADER, Malformed, RECORD_HEADER};
 use detector::{Detector, may_be_tls};
+use held::{Held, POOL};
 
 pub use detector::Detected;
 
@@ -33,6 +35,8 @@ pub struct Prefix {
     pub outcome: Outcome,
     /// Everything that was read.
     pub bytes: Vec<u8>,
+    /// What these take of what there is for all connections.
+    _held: Held,
 }
 
 /// What the client began with.
@@ -48,6 +52,8 @@ pub enum Outcome {
     RequestTimeout,
     /// The client ended within its hello.
     Truncated,
+    /// There are too many long hellos at once.
+    NoRoom,
     /// The client ended, or went, without a byte.
     Nothing,
 }
@@ -58,6 +64,7 @@ pub enum Outcome {
 pub async fn detect(stream: &mut TcpStream, silence: Duration, hello: Duration) -> Prefix {
     let start = Instant::now();
     let (mut bytes, mut detector) = (Vec::new(), Detector::default());
+    let mut held = Held::of(&POOL);
     let outcome = loop {
         let limit = match may_be_tls(&bytes) {
             true => hello,
@@ -68,13 +75,18 @@ pub async fn detect(stream: &mut TcpStream, silence: Duration, hello: Duration) 
         let outcome = match read {
             Err(_elapsed) => Some(too_late(&bytes)),
             Ok(Ok(0) | Err(_)) => Some(ended(&bytes)),
-            Ok(Ok(_)) => decided(detector.advance(&bytes), bytes.len()),
+            Ok(Ok(_)) => decided(detector.advance(&bytes), bytes.len())
+                .or_else(|| (!held.grow_to(bytes.len())).then_some(Outcome::NoRoom)),
         };
         if let Some(outcome) = outcome {
             break outcome;
         }
     };
-    Prefix { outcome, bytes }
+    Prefix {
+        outcome,
+        bytes,
+        _held: held,
+    }
 }
 
 fn too_late(bytes: &[u8]) -> Outcome {

@@ -27,6 +27,8 @@ pub enum Reason {
     RequestTimeout,
     /// The client ended within its hello.
     HelloTruncated,
+    /// There are too many hellos beyond 16 KiB at once.
+    HelloNoRoom,
     /// The endpoint's number is not known.
     UnknownEndpoint,
     /// The original destination is the gateway itself.
@@ -55,6 +57,7 @@ impl Reason {
             Self::HelloTimeout => "hello_timeout",
             Self::RequestTimeout => "request_timeout",
             Self::HelloTruncated => "hello_truncated",
+            Self::HelloNoRoom => "hello_no_room",
             Self::UnknownEndpoint => "unknown_endpoint",
             Self::GatewayAddress => "gateway_address",
             Self::Loopback => "loopback",

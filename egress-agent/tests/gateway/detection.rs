@@ -1,6 +1,9 @@
 //! What a client speaks, and until when it may take to say so.
 
-use std::io;
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use egress_agent::{
     policy::flag::allow_cidr,
@@ -144,4 +147,169 @@ async fn a_public_name_of_ech_is_denied_with_its_own_reason() {
     let open = opened(world.record().await);
     assert_eq!(open.attempt.reason.as_deref(), Some("ech_public_name"));
     assert!(world.asked.lock().unwrap().is_empty());
+}
+
+/// Each gets an alert that fits, a reason of its own, and no look-up.
+#[tokio::test]
+async fn every_bad_hello_is_denied_with_its_own_reason() {
+    let mut world = world(&["repo.test:PORT", "*.repo.test:PORT"]).await;
+    let whole = message("repo.test", 0);
+    let name = |bytes: &[u8]| {
+        // Of the same length as a name that would be good.
+        let mut message = message(&"a".repeat(bytes.len()), 0);
+        let at = message.len() - bytes.len();
+        message[at..].copy_from_slice(bytes);
+        records(&message, usize::MAX)
+    };
+    let (long_label, long_name) = (["a"; 64].concat(), ["a23456789"; 26].join("."));
+    let cases: [(Vec<u8>, u8, &str); 21] = [
+        (extensions(&[]), UNRECOGNIZED_NAME, "no_server_name"),
+        (
+            extensions(&[&server_name(&[]), &server_name(&[])]),
+            DECODE_ERROR,
+            "hello_length",
+        ),
+        (
+            extensions(&[&server_name(&["repo.test", "evil.test"])]),
+            DECODE_ERROR,
+            "hello_several_names",
+        ),
+        (
+            extensions(&[&server_name(&["repo.test"]), &server_name(&["evil.test"])]),
+            DECODE_ERROR,
+            "hello_duplicate_extension",
+        ),
+        (
+            extensions(&[&server_name(&["repo.test"]), &[0, 9, 0, 0], &[0, 9, 0, 0]]),
+            DECODE_ERROR,
+            "hello_duplicate_extension",
+        ),
+        (
+            records(&[&whole[..], &[0]].concat(), usize::MAX),
+            DECODE_ERROR,
+            "hello_trailing_bytes",
+        ),
+        (vec![0x80, 0x2e, 1, 3, 1], PROTOCOL_VERSION, "sslv2_hello"),
+        (vec![22, 3, 1, 0, 0], DECODE_ERROR, "hello_empty_record"),
+        (vec![22, 3, 1, 0x40, 1], DECODE_ERROR, "hello_long_record"),
+        (
+            vec![22, 3, 1, 0, 1, 1, 23],
+            DECODE_ERROR,
+            "hello_other_record",
+        ),
+        (vec![22, 3, 1, 0, 1, 2], DECODE_ERROR, "hello_other_message"),
+        (name(b"192.0.2.1"), UNRECOGNIZED_NAME, "name_ip_literal"),
+        (name(b"a.test:443"), UNRECOGNIZED_NAME, "name_port"),
+        (name(b"a\0.repo.test"), UNRECOGNIZED_NAME, "name_nul"),
+        (name(b"a%2e.repo.test"), UNRECOGNIZED_NAME, "name_percent"),
+        (name(b"a .repo.test"), UNRECOGNIZED_NAME, "name_space"),
+        (name(b"[a].repo.test"), UNRECOGNIZED_NAME, "name_bracket"),
+        (name(b"a..repo.test"), UNRECOGNIZED_NAME, "name_empty_label"),
+        (
+            name("\u{e4}.repo.test".as_bytes()),
+            UNRECOGNIZED_NAME,
+            "name_not_ascii",
+        ),
+        (
+            name(long_label.as_bytes()),
+            UNRECOGNIZED_NAME,
+            "name_long_label",
+        ),
+        (
+            name(long_name.as_bytes()),
+            UNRECOGNIZED_NAME,
+            "name_too_long",
+        ),
+    ];
+    for (bytes, alert, reason) in cases {
+        let mut stream = world.dial(ENFORCED).await;
+        stream.write_all(&bytes).await.unwrap();
+        assert_eq!(
+            rest(stream).await,
+            Ok(vec![21, 3, 3, 0, 2, 2, alert]),
+            "{reason}"
+        );
+        let open = opened(world.record().await);
+        assert_eq!(open.attempt.reason.as_deref(), Some(reason));
+        assert_eq!(open.application, Some(Application::Tls));
+        assert_eq!(open.server_name, None);
+    }
+    assert!(world.asked.lock().unwrap().is_empty());
+}
+
+// RFC 8446 section 6.
+const DECODE_ERROR: u8 = 50;
+const PROTOCOL_VERSION: u8 = 70;
+const UNRECOGNIZED_NAME: u8 = 112;
+
+/// A hello with these extensions.
+fn extensions(extensions: &[&[u8]]) -> Vec<u8> {
+    let extensions = extensions.concat();
+    let length = |n: usize| (n as u16).to_be_bytes();
+    let mut body = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 1, 1, 0]].concat();
+    body.extend(length(extensions.len()));
+    body.extend(extensions);
+    let mut message = vec![1, 0];
+    message.extend(length(body.len()));
+    message.extend(body);
+    records(&message, usize::MAX)
+}
+
+/// An extension that asks for these names.
+fn server_name(names: &[&str]) -> Vec<u8> {
+    let entry = |name: &&str| [&[0, 0, name.len() as u8], name.as_bytes()].concat();
+    let list: Vec<u8> = names.iter().flat_map(entry).collect();
+    let length = list.len() as u8;
+    [&[0, 0, 0, length + 2, 0, length], &list[..]].concat()
+}
+
+/// What a browser really sends, GREASE and GREASE ECH with it, in segments of a usual size.
+#[tokio::test]
+async fn a_browsers_hello_is_decided_by_its_outer_name_and_relayed_as_it_is() {
+    let mut world = world(&["api.repo.test:PORT"]).await;
+    std::fs::write(&world.hosts, "127.0.0.1 api.repo.test\n").unwrap();
+    let bytes = include_bytes!("../../src/gateway/detect/captured/chromium.bin");
+    let mut stream = world.dial(ENFORCED).await;
+    stream.set_nodelay(true).unwrap();
+    for part in bytes.chunks(1_448) {
+        stream.write_all(part).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut echoed = vec![0; bytes.len()];
+    stream.read_exact(&mut echoed).await.unwrap();
+    assert_eq!(echoed, bytes);
+    let open = opened(world.record().await);
+    assert_eq!(open.server_name.as_deref(), Some("api.repo.test"));
+    assert_eq!(open.alpn, ["h2", "http/1.1"]);
+    assert_eq!(open.tls_versions, ["1.3", "1.2"]);
+    assert!(open.ech);
+    assert_eq!(
+        open.ja4.as_deref(),
+        Some("t13d1517h2_8daaf6152771_cb7bf5808d99")
+    );
+}
+
+/// Whoever goes on sending a little now and then has no longer than whoever sends nothing.
+#[tokio::test]
+async fn a_slow_client_meets_an_absolute_deadline() {
+    let mut world = world(&["repo.test:PORT"]).await;
+    let hello = hello("repo.test");
+    let request =
+        b"GET /aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    for (bytes, reason) in [(&hello[..], "hello_timeout"), (request, "request_timeout")] {
+        let mut stream = world.dial(ENFORCED).await;
+        let start = Instant::now();
+        let mut end = 0;
+        while start.elapsed() < 2 * HELLO && end < bytes.len() {
+            // It fails once the gateway has had enough.
+            if stream.write_all(&bytes[end..=end]).await.is_err() {
+                break;
+            }
+            end += 1;
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        }
+        let open = opened(world.record().await);
+        assert_eq!(open.attempt.reason.as_deref(), Some(reason));
+        assert!(start.elapsed() < 4 * HELLO, "{:?}", start.elapsed());
+    }
 }

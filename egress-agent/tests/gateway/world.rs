@@ -32,6 +32,8 @@ use tokio::{
 
 pub(crate) const ENFORCED: u32 = 1;
 pub(crate) const AUDITED: u32 = 2;
+/// For a whole hello.
+pub(crate) const HELLO: Duration = Duration::from_millis(600);
 
 /// Says of everybody what the test last set.
 #[derive(Clone)]
@@ -155,7 +157,7 @@ impl World {
         configure.hosts_file = hosts.clone();
         configure.workers = Some(2);
         configure.limits = Limits {
-            hello: Duration::from_millis(600),
+            hello: HELLO,
             silence: Duration::from_millis(100),
             ..Limits::default()
         };

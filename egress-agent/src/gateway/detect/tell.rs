@@ -22,7 +22,7 @@ impl Outcome {
     fn application(&self) -> Option<Application> {
         match self {
             Self::Decided(detected) => detected.application(),
-            Self::Timeout | Self::Truncated => Some(Application::Tls),
+            Self::Timeout | Self::Truncated | Self::NoRoom => Some(Application::Tls),
             Self::RequestTimeout => Some(Application::Opaque),
             Self::Silent => Some(Application::Silent),
             Self::Nothing => None,
@@ -49,6 +49,7 @@ impl Outcome {
             | Self::Timeout
             | Self::RequestTimeout
             | Self::Truncated
+            | Self::NoRoom
             | Self::Nothing => None,
         }
     }

@@ -115,3 +115,23 @@ fn a_terminal_is_not_at_the_mercy_of_comm() {
             .contains(['\x1b', '\n'])
     );
 }
+
+#[test]
+fn a_line_says_what_a_connection_speaks() {
+    let mut open = connection();
+    open.ech = true;
+    let line = Event::ConnectionOpen(open).to_string();
+    let expected = "tcp 192.0.2.7:443 tls repo.test ech -> 192.0.2.7:443 by --allow repo.test \
+                    ja4 t13d1516h2_8daaf6152771_e5627efa2ab1";
+    assert!(line.ends_with(expected), "{line}");
+}
+
+/// Each stands in a line as it does in JSON.
+#[test]
+fn applications_have_one_name() {
+    use Application as A;
+    for application in [A::Tls, A::Http1, A::Connect, A::Http2, A::Opaque, A::Silent] {
+        let json = serde_json::to_value(application).unwrap();
+        assert_eq!(json, application.to_string());
+    }
+}

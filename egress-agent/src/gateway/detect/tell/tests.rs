@@ -54,6 +54,7 @@ fn every_outcome_has_its_application() {
         (Outcome::Nothing, None),
         (Outcome::Timeout, Some(Application::Tls)),
         (Outcome::Truncated, Some(Application::Tls)),
+        (Outcome::NoRoom, Some(Application::Tls)),
         (Outcome::RequestTimeout, Some(Application::Opaque)),
     ];
     for (outcome, expected) in outcomes {
