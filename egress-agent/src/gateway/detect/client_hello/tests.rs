@@ -1,6 +1,10 @@
 use super::{super::detector::Detector, *};
 use crate::{gateway::detect::captured, policy::host::HostNameError};
 
+mod agreement;
+mod properties;
+mod work_done;
+
 /// Those of real clients that name `api.repo.test`.
 fn real_hellos() -> Vec<Vec<u8>> {
     let named = captured::hellos().filter(|(_, hello)| hello.server_name.is_some());
@@ -271,138 +275,4 @@ fn lists_in_extensions_are_read_to_their_end() {
 fn ech_is_seen() {
     let bytes = hello(&[names(&[(0, b"a.test")]), extension(0xfe0d, &[0])].concat());
     assert!(matches!(detect(&bytes), Detected::Tls(hello) if hello.offer.ech));
-}
-
-/// What rustls reads, lower-cased; outer `None` where it wants more or refuses.
-fn by_rustls(bytes: &[u8]) -> Option<Option<String>> {
-    let mut acceptor = rustls::server::Acceptor::default();
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        acceptor.read_tls(&mut rest).ok()?;
-        match acceptor.accept() {
-            Ok(Some(accepted)) => {
-                let name = accepted.client_hello().server_name().map(str::to_owned);
-                return Some(name.map(|name| name.to_ascii_lowercase()));
-            }
-            Ok(None) => {}
-            Err(_refused) => return None,
-        }
-    }
-    None
-}
-
-/// What tls-parser reads of a hello in one record.
-fn by_tls_parser(bytes: &[u8]) -> Option<Option<String>> {
-    use tls_parser::{SNIType, TlsExtension, TlsMessage, TlsMessageHandshake};
-    let (_, record) = tls_parser::parse_tls_plaintext(bytes).ok()?;
-    let TlsMessage::Handshake(TlsMessageHandshake::ClientHello(hello)) = record.msg.first()? else {
-        return None;
-    };
-    let (rest, extensions) =
-        tls_parser::parse_tls_extensions(hello.ext.unwrap_or_default()).ok()?;
-    // It ends in silence at the first extension that it cannot read.
-    if !rest.is_empty() {
-        return None;
-    }
-    let found = extensions.iter().find_map(|extension| match extension {
-        TlsExtension::SNI(names) => names.iter().find(|(kind, _)| *kind == SNIType::HostName),
-        _ => None,
-    });
-    Some(found.map(|(_, name)| String::from_utf8_lossy(name).to_ascii_lowercase()))
-}
-
-/// Whatever is done to a real hello: we never read a name that another implementation reads
-/// differently.
-#[test]
-fn agrees_with_other_implementations() {
-    let mut both = 0;
-    for original in real_hellos() {
-        for at in (0..original.len()).step_by(original.len() / 2_000 + 1) {
-            for value in [
-                0,
-                1,
-                0x2e,
-                0x41,
-                0xff,
-                original[at] ^ 1,
-                original[at].wrapping_add(1),
-            ] {
-                let mut bytes = original.clone();
-                bytes[at] = value;
-                let detected = detect(&bytes);
-                let Some(ours) = name_of(&detected) else {
-                    continue;
-                };
-                for theirs in [by_rustls(&bytes), by_tls_parser(&bytes)]
-                    .into_iter()
-                    .flatten()
-                {
-                    let theirs = theirs.map(|name| name.trim_end_matches('.').to_owned());
-                    assert_eq!(Some(ours), theirs.as_deref(), "byte {at} = {value:#x}");
-                    both += 1;
-                }
-            }
-        }
-    }
-    assert!(both > 5_000, "{both}");
-}
-
-/// A hello of as many bytes as are taken.
-fn longest() -> Vec<u8> {
-    let name = names(&[(0, b"a.test")]);
-    let rest = HELLO_MAX - (message(Some(&name)).len() - MESSAGE_HEADER) - MESSAGE_HEADER;
-    // An extension's length has two bytes, and so has that of all.
-    let filler = extension(0x0a0a, &vec![0; rest.min(0xffff - name.len() - 4)]);
-    message(Some(&[filler, name].concat()))
-}
-
-/// What is looked at beside what is in the fields: the headers.
-const HEADERS: usize = RECORD_HEADER + MESSAGE_HEADER;
-
-#[test]
-fn one_byte_at_a_time_is_linear_work() {
-    let message = longest();
-    assert!(message.len() > 65_000, "{}", message.len());
-    for size in [1, 5, 100, 1_000, RECORD_MAX] {
-        let bytes = records(&message, size);
-        for step in [1, 7, 1_448] {
-            let (mut detector, mut looked) = (Detector::default(), 0);
-            work::take();
-            for (read, end) in (0..bytes.len()).step_by(step).enumerate() {
-                assert_eq!(detector.advance(&bytes[..end]), Detected::NeedMore, "{end}");
-                looked += work::take();
-                // Each byte once, with its record, and headers once a record and once a read.
-                let most = end + HEADERS * (end / size + read + 2);
-                assert!(looked <= most, "{size}, {step}: {looked} of {most}");
-            }
-            assert_eq!(name_of(&detector.advance(&bytes)), Some("a.test"));
-            // The fields, once more for what they contain.
-            let rest = work::take();
-            let most = RECORD_MAX + 4 * message.len() + HEADERS * (step + 2);
-            assert!(rest <= most, "{size}, {step}: {rest} of {most}");
-        }
-    }
-}
-
-/// The same for lists of as many entries as there can be.
-#[test]
-fn the_work_on_long_lists_is_linear() {
-    let numbers: Vec<u8> = (0..15_000_u16).flat_map(u16::to_be_bytes).collect();
-    let number_list = [&30_000_u16.to_be_bytes()[..], &numbers].concat();
-    let protocols = [&[0xea, 0x60][..], &[1, b'x'].repeat(30_000)].concat();
-    let empty = (100..16_000)
-        .flat_map(|kind| extension(kind, b""))
-        .collect();
-    let lists = [
-        extension(13, &number_list),
-        extension(16, &protocols),
-        empty,
-    ];
-    for extensions in lists {
-        let bytes = hello(&extensions);
-        work::take();
-        assert!(matches!(detect(&bytes), Detected::TlsWithoutName(_)));
-        let looked = work::take();
-        assert!(looked <= 8 * bytes.len(), "{looked} of {}", bytes.len());
-    }
 }
