@@ -35,7 +35,9 @@ fn curl_reaches_an_allowed_name_by_both_families() -> Result<()> {
         .wait_for("a close record", |r| r.kind() == "connection.close")?;
     ensure!(closed.endpoint() == "shop/orders", "{closed:?}");
     ensure!(closed.text("/process/command") == "curl", "{closed:?}");
+    ensure!(closed.text("/application") == "tls", "{closed:?}");
     ensure!(closed.text("/server_name") == "allowed.test", "{closed:?}");
+    ensure!(closed.text("/ja4").starts_with("t13d"), "{closed:?}");
     ensure!(closed.text("/verdict") == "allow", "{closed:?}");
     ensure!(closed.text("/rule").contains("shop/orders"), "{closed:?}");
     ensure!(closed.number("/bytes_sent") > 0, "{closed:?}");
@@ -119,6 +121,7 @@ fn a_connection_that_is_not_tls_is_denied() -> Result<()> {
         .records
         .wait_for("a record", |r| r.kind() == "connection.open")?;
     ensure!(record.verdict() == "deny", "{record:?}");
+    ensure!(record.text("/application") == "http1", "{record:?}");
     for address in addresses("allowed.test") {
         let arrived: Vec<_> = scene
             .arrived(address)?
