@@ -32,8 +32,6 @@ use tokio::{
 
 pub(crate) const ENFORCED: u32 = 1;
 pub(crate) const AUDITED: u32 = 2;
-/// For a whole hello.
-pub(crate) const HELLO: Duration = Duration::from_millis(600);
 
 /// Says of everybody what the test last set.
 #[derive(Clone)]
@@ -119,6 +117,15 @@ pub(crate) async fn name_server(asked: Arc<Mutex<Vec<String>>>) -> SocketAddr {
     address
 }
 
+/// Short ones.
+pub(crate) fn limits() -> Limits {
+    Limits {
+        hello: Duration::from_millis(600),
+        silence: Duration::from_millis(100),
+        ..Limits::default()
+    }
+}
+
 pub(crate) fn endpoints(generation: u64, rules: Vec<Rule>, relay_loopback: bool) -> Endpoints {
     let endpoint = |id, name: &str, mode| Endpoint {
         id,
@@ -140,6 +147,10 @@ pub(crate) fn endpoints(generation: u64, rules: Vec<Rule>, relay_loopback: bool)
 
 impl World {
     pub(crate) async fn new(rules: &[String]) -> Self {
+        Self::within(limits(), rules).await
+    }
+
+    pub(crate) async fn within(limits: Limits, rules: &[String]) -> Self {
         static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let hosts =
@@ -156,11 +167,7 @@ impl World {
         configure.resolvers = vec![name_server(asked.clone()).await];
         configure.hosts_file = hosts.clone();
         configure.workers = Some(2);
-        configure.limits = Limits {
-            hello: HELLO,
-            silence: Duration::from_millis(100),
-            ..Limits::default()
-        };
+        configure.limits = limits;
         let (read, mut control) = ours.into_split();
         write_message(&mut control, &ToGateway::Configure(configure))
             .await
