@@ -56,11 +56,7 @@ const LOOPBACK_PREFIX6: u8 = 128;
 impl CompiledPolicy {
     /// A connection that names this host, to this port.
     pub fn decide_name(&self, name: &HostName, port: u16) -> Decision {
-        let unknown = match ech::is_public_name(name) {
-            true => DenyReason::EchPublicName,
-            false => DenyReason::HostNotAllowed,
-        };
-        decide(self.name_entries(name), port, unknown)
+        decide(self.name_entries(name), port, unknown(name))
     }
 
     /// Opaque TCP to this address and port. Loopback is only meant by networks that lie within
@@ -74,9 +70,13 @@ impl CompiledPolicy {
         )
     }
 
-    /// Whether any rule names the host, on whatever port: then its name may be looked up.
-    pub fn allows_name(&self, name: &HostName) -> bool {
-        self.name_entries(name).next().is_some()
+    /// A look-up of the host: any rule that names it will do, on whatever port.
+    ///
+    /// # Errors
+    /// Why it may not be looked up.
+    pub fn decide_look_up(&self, name: &HostName) -> Result<(), DenyReason> {
+        let mut entries = self.name_entries(name);
+        entries.next().map(|_named| ()).ok_or_else(|| unknown(name))
     }
 
     fn name_entries(&self, name: &HostName) -> impl Iterator<Item = &Entry> {
@@ -101,6 +101,14 @@ impl CompiledPolicy {
                 table.networks.get(&network)
             })
             .flatten()
+    }
+}
+
+/// Why a host may not be reached that no rule names.
+fn unknown(name: &HostName) -> DenyReason {
+    match ech::is_public_name(name) {
+        true => DenyReason::EchPublicName,
+        false => DenyReason::HostNotAllowed,
     }
 }
 

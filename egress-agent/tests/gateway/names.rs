@@ -43,6 +43,7 @@ async fn look_ups_of_allowed_names_only() {
     let refused = [
         ("evil.test.", RecordType::A, "host_not_allowed"),
         ("x.public.test.", RecordType::A, "host_not_allowed"),
+        ("cloudflare-ech.com.", RecordType::A, "ech_public_name"),
         ("public.test.", RecordType::TXT, "dns_type_not_allowed"),
         ("public.test.", RecordType::ANY, "dns_type_not_allowed"),
         ("abc.t.evil.test.", RecordType::NULL, "host_not_allowed"),

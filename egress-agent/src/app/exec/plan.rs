@@ -100,7 +100,7 @@ impl Allowed {
         let policy = CompiledPolicy::new(&self.rules);
         let by_name = hosts::read(hosts_file)
             .into_iter()
-            .filter(|(name, _)| policy.allows_name(name))
+            .filter(|(name, _)| policy.decide_look_up(name).is_ok())
             .flat_map(|(_, addresses)| addresses);
         let networks = self.rules.iter().flat_map(|rule| match &rule.allow {
             Allow::Cidrs { cidrs, .. } => cidrs.as_slice(),

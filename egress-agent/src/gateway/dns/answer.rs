@@ -15,7 +15,7 @@ use crate::{
         table::EndpointState,
         worker::Worker,
     },
-    policy::{host::HostName, rule::Mode},
+    policy::{evaluate::DenyReason, host::HostName, rule::Mode},
     telemetry::record::{Attempt, DnsRefusal, EndpointRef, Event, ProcessRef, Protocol, Verdict},
 };
 
@@ -113,9 +113,8 @@ fn wanted(endpoint: &EndpointState, question: &Query) -> Result<Wanted, &'static
     if name.is_localhost() {
         return Ok(Wanted::Localhost(localhost(family)));
     }
-    if !endpoint.policy.allows_name(&name) {
-        return Err("host_not_allowed");
-    }
+    let look_up = endpoint.policy.decide_look_up(&name);
+    look_up.map_err(DenyReason::as_str)?;
     match (question.query_type, family) {
         (_, Some(family)) => Ok(Wanted::Addresses(name, family)),
         (RecordType::HTTPS | RecordType::SVCB, None) => Ok(Wanted::Nothing),

@@ -48,8 +48,9 @@ fn names() {
             "{host}:{port}"
         );
     }
-    assert!(policy.allows_name(&name("x.cdn.test")));
-    assert!(!policy.allows_name(&name("cdn.test")));
+    assert_eq!(policy.decide_look_up(&name("x.cdn.test")), Ok(()));
+    let denied = Err(DenyReason::HostNotAllowed);
+    assert_eq!(policy.decide_look_up(&name("cdn.test")), denied);
 }
 
 #[test]
@@ -59,10 +60,12 @@ fn public_names_of_ech_have_to_be_named() {
     let denied = Decision::Deny(DenyReason::EchPublicName);
     for host in [public, "cloudflare-ech.com"] {
         assert_eq!(wildcard.decide_name(&name(host), 443), denied, "{host}");
-        assert!(!wildcard.allows_name(&name(host)), "{host}");
+        let look_up = wildcard.decide_look_up(&name(host));
+        assert_eq!(look_up, Err(DenyReason::EchPublicName), "{host}");
         assert_eq!(compiled(&[]).decide_name(&name(host), 443), denied);
     }
-    assert!(wildcard.allows_name(&name("www.browserleaks.com")));
+    let look_up = wildcard.decide_look_up(&name("www.browserleaks.com"));
+    assert_eq!(look_up, Ok(()));
     let named = compiled(&[public]);
     let rule = format!("--allow {public}").as_str().into();
     assert_eq!(
@@ -124,7 +127,7 @@ fn loopback_is_meant_only_by_what_lies_within_it() {
 #[test]
 fn an_empty_policy_allows_nothing() {
     let policy = CompiledPolicy::default();
-    assert!(!policy.allows_name(&name("a.test")));
+    assert!(policy.decide_look_up(&name("a.test")).is_err());
     let decision = policy.decide_address("192.0.2.1".parse().unwrap(), 443);
     assert_eq!(decision, Decision::Deny(DenyReason::AddressNotAllowed));
 }
