@@ -56,7 +56,8 @@ fn version(hello: &Fields<'_>) -> &'static str {
 }
 
 /// The first and the last character of the first protocol; where one of them is neither letter
-/// nor digit, the first and the last of its hexadecimal digits.
+/// nor digit, the first and the last of its hexadecimal digits. So says the definition; not every
+/// implementation does it.
 fn alpn(protocol: &[u8]) -> [char; 2] {
     let (Some(&first), Some(&last)) = (protocol.first(), protocol.last()) else {
         return ['0', '0'];
