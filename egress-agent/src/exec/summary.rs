@@ -249,6 +249,7 @@ mod tests {
             upstream: None,
             mismatch: false,
             ech: false,
+            ech_public_name: false,
             alpn: Vec::new(),
             tls_versions: Vec::new(),
             ja4: None,

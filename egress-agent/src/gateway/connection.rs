@@ -82,6 +82,7 @@ fn open_record(origin: &Origin, name: &str, connection: u64) -> Connection {
         mismatch: false,
         application: None,
         ech: false,
+        ech_public_name: false,
         alpn: Vec::new(),
         tls_versions: Vec::new(),
         ja4: None,

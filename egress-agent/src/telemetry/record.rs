@@ -226,6 +226,10 @@ pub struct Connection {
     /// outer name.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ech: bool,
+    /// The name is a known public name of Encrypted Client Hello: it stands for any site of its
+    /// provider.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ech_public_name: bool,
     /// The application protocols that the hello offers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alpn: Vec<String>,

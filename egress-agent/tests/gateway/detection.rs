@@ -148,7 +148,19 @@ async fn a_public_name_of_ech_is_denied_with_its_own_reason() {
     assert_eq!(rest(stream).await, Ok(vec![21, 3, 3, 0, 2, 2, 49]));
     let open = opened(world.record().await);
     assert_eq!(open.attempt.reason.as_deref(), Some("ech_public_name"));
+    assert!(open.ech_public_name);
     assert!(world.asked.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_public_name_of_ech_that_a_rule_names_is_allowed_and_told_of() {
+    let mut world = world(&["cloudflare-ech.com:PORT"]).await;
+    std::fs::write(&world.hosts, "127.0.0.1 cloudflare-ech.com\n").unwrap();
+    let mut stream = world.dial(ENFORCED).await;
+    exchange(&mut stream, &hello("cloudflare-ech.com")).await;
+    let open = opened(world.record().await);
+    assert_eq!(open.attempt.verdict, Verdict::Allow);
+    assert!(open.ech_public_name);
 }
 
 /// Each gets an alert that fits, a reason of its own, and no look-up.

@@ -1,7 +1,10 @@
 //! What a record says of what was detected.
 
 use super::{Detected, Outcome, client_hello::Offer};
-use crate::telemetry::record::{Application, Connection};
+use crate::{
+    policy::ech,
+    telemetry::record::{Application, Connection},
+};
 
 impl Outcome {
     /// Writes it into the record of the connection.
@@ -9,6 +12,7 @@ impl Outcome {
         record.application = self.application();
         if let Self::Decided(Detected::Tls(hello)) = self {
             record.server_name = Some(hello.server_name.as_str().to_owned());
+            record.ech_public_name = ech::is_public_name(&hello.server_name);
         }
         if let Some(offer) = self.offer() {
             record.ech = offer.ech;

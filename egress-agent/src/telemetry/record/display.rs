@@ -87,6 +87,9 @@ impl fmt::Display for Connection {
         if self.ech {
             f.write_str(" ech")?;
         }
+        if self.ech_public_name {
+            f.write_str(" public_name")?;
+        }
         if let Some(upstream) = &self.upstream {
             write!(f, " -> {upstream}")?;
         }

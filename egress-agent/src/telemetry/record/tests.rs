@@ -31,6 +31,7 @@ fn connection() -> Connection {
         upstream: Some("192.0.2.7:443".parse().unwrap()),
         mismatch: false,
         ech: false,
+        ech_public_name: false,
         alpn: vec!["h2".into()],
         tls_versions: vec!["1.3".into()],
         ja4: Some("t13d1516h2_8daaf6152771_e5627efa2ab1".into()),
@@ -119,9 +120,9 @@ fn a_terminal_is_not_at_the_mercy_of_comm() {
 #[test]
 fn a_line_says_what_a_connection_speaks() {
     let mut open = connection();
-    open.ech = true;
+    (open.ech, open.ech_public_name) = (true, true);
     let line = Event::ConnectionOpen(open).to_string();
-    let expected = "tcp 192.0.2.7:443 tls repo.test ech -> 192.0.2.7:443 by --allow repo.test \
+    let expected = "tcp 192.0.2.7:443 tls repo.test ech public_name -> 192.0.2.7:443 by --allow repo.test \
                     ja4 t13d1516h2_8daaf6152771_e5627efa2ab1";
     assert!(line.ends_with(expected), "{line}");
 }

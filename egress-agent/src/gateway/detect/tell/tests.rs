@@ -22,6 +22,7 @@ fn told(outcome: &Outcome) -> Connection {
         upstream: None,
         mismatch: false,
         ech: false,
+        ech_public_name: false,
         alpn: Vec::new(),
         tls_versions: Vec::new(),
         ja4: None,
