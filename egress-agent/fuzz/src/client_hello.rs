@@ -142,14 +142,13 @@ fn by_tls_parser(bytes: &[u8]) -> Option<Theirs> {
         ..Theirs::default()
     };
     for extension in &extensions {
-        match extension {
-            TlsExtension::SNI(names) => {
-                let host = names.iter().find(|(kind, _)| *kind == SNIType::HostName);
-                theirs.server_name = host.map(|(_, name)| lower_case(name));
-            }
-            TlsExtension::ALPN(protocols) => theirs.alpn = shown(protocols.iter().copied()),
-            TlsExtension::SupportedVersions(versions) => theirs.versions = Some(numbers(versions)),
-            _ => {}
+        if let TlsExtension::SNI(names) = extension {
+            let host = names.iter().find(|(kind, _)| *kind == SNIType::HostName);
+            theirs.server_name = host.map(|(_, name)| lower_case(name));
+        } else if let TlsExtension::ALPN(protocols) = extension {
+            theirs.alpn = shown(protocols.iter().copied());
+        } else if let TlsExtension::SupportedVersions(versions) = extension {
+            theirs.versions = Some(numbers(versions));
         }
     }
     Some(theirs)
