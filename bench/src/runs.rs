@@ -28,7 +28,8 @@ const NOWHERE: [u8; 4] = [198, 51, 100, 7];
 const DECIDED: f64 = 60.0;
 /// The same of a new flow, with a key that is in the processor's caches.
 const NEW: f64 = 150.0;
-/// How many times the bare look-up a random key may take.
+/// How many times the bare look-up a random key may take, where that is more than [`NEW`]: few keys
+/// are in the caches, whichever of them it is.
 const RANDOM: f64 = 1.2;
 
 /// What a case is compared with.
@@ -408,14 +409,17 @@ fn tell(
             ("empty", Sort::Cgroup) => "the same of a cgroup",
             (name, _) => name,
         };
-        let bare = |name| Figures::of_pairs(of(name, Sort::Turn), of("empty", Sort::Turn)).median;
+        let random = |bare| {
+            let bare = Figures::of_pairs(of(bare, Sort::Turn), of("empty", Sort::Turn));
+            (RANDOM * bare.median).max(NEW)
+        };
         let most = match case.name {
             name if DECIDED_CASES.contains(&name) => Some(DECIDED),
             name if NEW_CASES.contains(&name) => Some(NEW),
             // One key is not random.
             _ if entries == 1 => None,
-            "UDP to direct entries, random" => Some(RANDOM * bare("bare hash, random keys")),
-            "UDP to direct networks, random" => Some(RANDOM * bare("bare LPM trie, random keys")),
+            "UDP to direct entries, random" => Some(random("bare hash, random keys")),
+            "UDP to direct networks, random" => Some(random("bare LPM trie, random keys")),
             _ => None,
         };
         let mark = most.map(|most| Mark::new(figures.median, most));
