@@ -5,11 +5,18 @@ use serde::Deserialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use crate::policy::{load::message, rule::Mode};
+use crate::{
+    gateway::resolve::{
+        cache::CacheBounds,
+        server::{self, NameServer},
+    },
+    policy::{load::message, rule::Mode},
+};
 
 /// A node's endpoints, and the gateway that they may reach.
 #[derive(Debug, Clone, Deserialize)]
@@ -52,9 +59,57 @@ pub struct GatewayConfig {
     /// The numeric user and group that it runs as; not 0.
     pub user: u32,
     /// Where it looks names up; the node's resolv.conf where empty.
-    pub resolvers: Vec<SocketAddr>,
+    pub resolvers: Vec<NameServer>,
+    /// Root certificates for DNS over TLS, PEM, relative to this file; the system's where it is
+    /// left out.
+    pub resolver_roots: Option<PathBuf>,
+    /// How much of what they say is kept, and for how long.
+    pub cache: CacheConfig,
     /// Networks that a name may lead to although they are not public.
     pub permitted_answers: Vec<IpNet>,
+    /// Networks that no name may lead to, even if `permitted_answers` has them.
+    pub refused_answers: Vec<IpNet>,
+}
+
+/// Bounds of the gateway's cache of names.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct CacheConfig {
+    /// Answers that are kept, at most.
+    pub entries: usize,
+    /// The least time that an address is kept.
+    pub ttl_min_seconds: u32,
+    /// The most.
+    pub ttl_max_seconds: u32,
+    /// The most that is kept of a name that does not exist.
+    pub negative_max_seconds: u32,
+}
+
+impl CacheConfig {
+    /// As the gateway takes them.
+    pub fn bounds(&self) -> CacheBounds {
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        CacheBounds {
+            entries: self.entries,
+            ttl_min: seconds(self.ttl_min_seconds),
+            ttl_max: seconds(self.ttl_max_seconds),
+            negative_max: seconds(self.negative_max_seconds),
+        }
+    }
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        // They are whole seconds, and few.
+        let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+        let bounds = CacheBounds::default();
+        Self {
+            entries: bounds.entries,
+            ttl_min_seconds: seconds(bounds.ttl_min),
+            ttl_max_seconds: seconds(bounds.ttl_max),
+            negative_max_seconds: seconds(bounds.negative_max),
+        }
+    }
 }
 
 impl Default for GatewayConfig {
@@ -67,7 +122,10 @@ impl Default for GatewayConfig {
             // Within the range that systemd.exec(5) keeps for users without a name.
             user: 62_951,
             resolvers: Vec::new(),
+            resolver_roots: None,
+            cache: CacheConfig::default(),
             permitted_answers: Vec::new(),
+            refused_answers: Vec::new(),
         }
     }
 }
@@ -197,6 +255,9 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
     if let Some(records) = &mut config.records.path {
         *records = folder.join(&records);
     }
+    if let Some(roots) = &mut config.gateway.resolver_roots {
+        *roots = folder.join(&roots);
+    }
     check(&config).map_err(|what| ConfigError::Invalid {
         path: path.to_owned(),
         what,
@@ -236,6 +297,7 @@ fn check(config: &Config) -> Result<(), String> {
     if gateway.port < 1024 || gateway.dns_port < 1024 {
         return Err("gateway.port and gateway.dnsPort must be 1024 or more: the gateway has no privilege to open others".into());
     }
+    check_resolution(gateway)?;
     if config.hand_over.deadline_seconds == 0 {
         return Err(
             "handOver.deadlineSeconds is 0: nobody takes over in no time; 60 is the default".into(),
@@ -265,6 +327,33 @@ fn check(config: &Config) -> Result<(), String> {
     }
     Ok(())
 }
+
+/// A day, the most that a cached address may be old: beyond it nobody would see a change.
+const TTL_MAX_SECONDS: u32 = 86_400;
+
+fn check_resolution(gateway: &GatewayConfig) -> Result<(), String> {
+    server::check(&gateway.resolvers).map_err(|error| format!("gateway.resolvers: {error}"))?;
+    let cache = &gateway.cache;
+    if cache.ttl_max_seconds == 0 || cache.ttl_min_seconds > cache.ttl_max_seconds {
+        return Err(
+            "gateway.cache.ttlMaxSeconds must be 1 or more, and not less than ttlMinSeconds".into(),
+        );
+    }
+    if cache.ttl_max_seconds.max(cache.negative_max_seconds) > TTL_MAX_SECONDS {
+        return Err(format!(
+            "gateway.cache: nothing is kept for more than a day, {TTL_MAX_SECONDS} seconds"
+        ));
+    }
+    if cache.entries > CACHE_ENTRIES_MAX {
+        return Err(format!(
+            "gateway.cache.entries must be {CACHE_ENTRIES_MAX} or less"
+        ));
+    }
+    Ok(())
+}
+
+/// Some 2.5 GB, were every answer as large as it may be.
+const CACHE_ENTRIES_MAX: usize = 1_000_000;
 
 /// What tells endpoints apart is each one's own: with one cgroup, interface or address for two, one
 /// would have the other's policy.
@@ -364,6 +453,18 @@ mod tests {
             (
                 "gateway: {user: 0}\nendpoints:\n  - {name: a, cgroup: /x}\n",
                 "never runs as root",
+            ),
+            (
+                "gateway: {resolvers: [\"tls://192.0.2.53\"]}\nendpoints:\n  - {name: a, cgroup: /x}\n",
+                "the name that the certificate is for",
+            ),
+            (
+                "gateway: {resolvers: [\"tls://192.0.2.53#a.test\", 192.0.2.54]}\nendpoints:\n  - {name: a, cgroup: /x}\n",
+                "in clear",
+            ),
+            (
+                "gateway: {cache: {ttlMinSeconds: 60, ttlMaxSeconds: 10}}\nendpoints:\n  - {name: a, cgroup: /x}\n",
+                "ttlMaxSeconds",
             ),
             (
                 "handOver: {deadlineSeconds: 0}\nendpoints:\n  - {name: a, cgroup: /x}\n",

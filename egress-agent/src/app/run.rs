@@ -426,7 +426,10 @@ fn gateway_plan(config: &Config) -> GatewayPlan {
         dns_port: gateway.dns_port,
         user: gateway.user,
         resolvers: gateway.resolvers.clone(),
+        resolver_roots: gateway.resolver_roots.clone(),
+        cache: gateway.cache.bounds(),
         permitted_answers: gateway.permitted_answers.clone(),
+        refused_answers: gateway.refused_answers.clone(),
         on_loopback: true,
     }
 }

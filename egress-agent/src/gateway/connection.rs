@@ -1,6 +1,6 @@
 //! One connection's walk: identify, detect, authorise, resolve, dial, replay and splice, record.
 
-use std::{net::IpAddr, net::SocketAddr, os::fd::AsFd, rc::Rc, sync::Arc, time::Instant};
+use std::{os::fd::AsFd, rc::Rc, sync::Arc, time::Instant};
 
 use egress_common::origin::Origin;
 use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
@@ -11,7 +11,7 @@ use super::{
     detect::{self, Outcome, Prefix, client_hello::Detected},
     dial,
     reason::Reason,
-    resolve::ResolveError,
+    resolve::{Addresses, ResolveError},
     splice::{self, Bytes},
     table::{EndpointState, Table},
     worker::{Ticket, Worker},
@@ -129,13 +129,6 @@ struct Walk<'a> {
     _ticket: Ticket,
 }
 
-/// Where to dial.
-struct Target {
-    addresses: Vec<IpAddr>,
-    /// Whether the original destination is none of them.
-    mismatch: bool,
-}
-
 /// Why there is no upstream.
 enum NoUpstream {
     Denied(Reason),
@@ -204,33 +197,40 @@ impl Walk<'_> {
         authorised: &Authorised,
         record: &mut Connection,
     ) -> Result<TcpStream, NoUpstream> {
-        let target = self.target(ask, authorised).await?;
-        record.mismatch = target.mismatch;
+        let addresses = self.target(ask, authorised).await?;
+        let later = async {
+            match addresses.later {
+                Some(later) => later.await,
+                None => Vec::new(),
+            }
+        };
         let limit = self.worker.shared.limits.connect;
-        let dialled = dial::dial(&target.addresses, ask.port, limit).await;
-        let (stream, address): (_, SocketAddr) =
-            dialled.map_err(|error| NoUpstream::Failed(error.reason()))?;
-        record.upstream = Some(address);
-        Ok(stream)
+        let dialled = dial::dial(addresses.first, later, ask.port, limit).await;
+        let dialled = dialled.map_err(|error| NoUpstream::Failed(error.reason()))?;
+        record.mismatch = !dialled.known.contains(&ask.destination);
+        record.upstream = Some(dialled.to);
+        Ok(dialled.stream)
     }
 
-    async fn target(&self, ask: &Ask, authorised: &Authorised) -> Result<Target, NoUpstream> {
+    async fn target<'a>(
+        &'a self,
+        ask: &Ask,
+        authorised: &'a Authorised,
+    ) -> Result<Addresses<'a>, NoUpstream> {
         let Authorised::Name { name, .. } = authorised else {
-            return Ok(Target {
-                addresses: vec![ask.destination],
-                mismatch: false,
+            return Ok(Addresses {
+                first: vec![ask.destination],
+                later: None,
             });
         };
-        match self.worker.resolver.addresses(name).await {
-            Ok(addresses) => Ok(Target {
-                mismatch: !addresses.contains(&ask.destination),
-                addresses,
-            }),
-            Err(ResolveError::Refused(_, refusal)) => {
-                Err(NoUpstream::Denied(Reason::Answer(refusal)))
-            }
-            Err(error) => Err(NoUpstream::Failed(error.reason())),
-        }
+        let addresses = self.worker.resolver.addresses(name).await;
+        addresses.map_err(|error| match error {
+            ResolveError::Refused(_, refusal) => NoUpstream::Denied(Reason::Answer(refusal)),
+            ResolveError::NoName
+            | ResolveError::NoAddress
+            | ResolveError::Timeout
+            | ResolveError::Server(_) => NoUpstream::Failed(error.reason()),
+        })
     }
 
     /// Allowed, but there is nobody to talk to.

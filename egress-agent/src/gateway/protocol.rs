@@ -13,7 +13,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::inherit::Inherited;
+use super::{
+    inherit::Inherited,
+    resolve::{cache::CacheBounds, server::NameServer},
+};
 use crate::{
     policy::rule::{Mode, Rule},
     telemetry::record::Record,
@@ -90,13 +93,22 @@ pub struct Configure {
     pub workers: Option<usize>,
     /// Servers for the gateway's own look-ups; the node's resolv.conf where it is empty.
     #[serde(default)]
-    pub resolvers: Vec<SocketAddr>,
+    pub resolvers: Vec<NameServer>,
+    /// PEM, for DNS over TLS; the system's root certificates where it is absent.
+    #[serde(default)]
+    pub resolver_roots: Option<PathBuf>,
+    /// How much of what they say is kept, and for how long.
+    #[serde(default)]
+    pub cache: CacheBounds,
     /// The operator's own names; read again when it changes.
     #[serde(default = "hosts_file")]
     pub hosts_file: PathBuf,
     /// Networks that a name may resolve to although they are not public.
     #[serde(default)]
     pub permitted_answers: Vec<IpNet>,
+    /// Networks that no name may resolve to, even if `permitted_answers` has them.
+    #[serde(default)]
+    pub refused_answers: Vec<IpNet>,
     /// Addresses of the gateway beside those that it listens on: never dialled.
     #[serde(default)]
     pub own_addresses: Vec<IpAddr>,
@@ -118,8 +130,11 @@ impl Configure {
             inherited: Inherited::default(),
             workers: None,
             resolvers: Vec::new(),
+            resolver_roots: None,
+            cache: CacheBounds::default(),
             hosts_file: hosts_file(),
             permitted_answers: Vec::new(),
+            refused_answers: Vec::new(),
             own_addresses: Vec::new(),
             limits: Limits::default(),
         }

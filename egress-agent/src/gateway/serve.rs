@@ -30,7 +30,7 @@ use super::{
         write_message,
     },
     refuse::Refused,
-    resolve::{Resolver, SetupError},
+    resolve::{Resolver, SetupError, cache::Cache},
     table::Table,
     worker::{Open, Records, Shared, Worker},
 };
@@ -161,11 +161,14 @@ async fn start(
             .chain(&configure.dns)
             .map(SocketAddr::ip),
     );
-    let refused =
-        Refused::new(configure.permitted_answers.clone(), own).and_of(shared.table.clone());
+    let refused = Refused::new(configure.permitted_answers.clone(), own)
+        .and_networks(configure.refused_answers.clone())
+        .and_of(shared.table.clone());
+    let cache = Arc::new(Cache::new(configure.cache.clone()));
     let (mut stop, mut waiting) = (Vec::new(), Vec::new());
     for (number, sockets) in sets.into_iter().enumerate() {
         let (shared, refused, configure) = (shared.clone(), refused.clone(), configure.clone());
+        let cache = cache.clone();
         let under_way = working.clone();
         let (ready, is_ready) = oneshot::channel();
         let (start, started) = oneshot::channel();
@@ -174,7 +177,7 @@ async fn start(
             .name(format!("gateway-{number}"))
             .spawn(move || {
                 let made = || {
-                    let resolver = Resolver::new(&configure, refused)?;
+                    let resolver = Resolver::new(&configure, refused, cache)?;
                     Ok(Worker {
                         shared,
                         resolver,

@@ -11,7 +11,7 @@ use hickory_proto::{
 use super::query::{self, Received, Reply, host_name};
 use crate::{
     gateway::{
-        resolve::{Answer, Family, ResolveError},
+        resolve::{Answer, Family, ResolveError, Source},
         table::EndpointState,
         worker::Worker,
     },
@@ -152,6 +152,7 @@ fn localhost(family: Option<Family>) -> Outcome {
     Outcome::Answers(vec![Answer {
         address,
         ttl: LOCALHOST_TTL,
+        source: Source::Hosts,
     }])
 }
 
