@@ -5,14 +5,17 @@ use std::{net::IpAddr, sync::Arc};
 use egress_common::origin::Origin;
 
 use super::{
+    answered::Named,
     detect::{Outcome, client_hello::Detected},
     reason::Reason,
     refuse::Refused,
+    resolve::Source,
     table::EndpointState,
 };
 use crate::policy::{
     evaluate::{Decision, DenyReason},
     host::HostName,
+    port::PortRange,
     rule::Mode,
 };
 
@@ -28,13 +31,26 @@ pub struct Ask {
     pub port: u16,
     /// The server name, or why there is none.
     pub name: Result<HostName, Reason>,
+    /// The names that the endpoint had been told the original destination for, when it came.
+    pub answered: Arc<[Named]>,
 }
+
+/// Where a host is allowed for TLS alone, by its server name: an address that several hosts share
+/// would else let all of them pass. 443, the port of a rule that writes none.
+const TLS_ONLY: PortRange = PortRange::HTTPS;
 
 /// What is done with a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Authorised {
     /// Resolve the name and dial that.
     Name {
+        /// The name.
+        name: HostName,
+        /// What allows it.
+        rule: Arc<str>,
+    },
+    /// Dial the original destination: it is what the endpoint was told for this name.
+    Answered {
         /// The name.
         name: HostName,
         /// What allows it.
@@ -52,13 +68,14 @@ pub enum Authorised {
 }
 
 impl Ask {
-    /// Before anything was read.
-    pub fn new(origin: &Origin) -> Self {
+    /// Before anything was read; `answered` as of this moment.
+    pub fn new(origin: &Origin, answered: Arc<[Named]>) -> Self {
         Self {
             endpoint: origin.endpoint,
             destination: origin.destination.to_ip(),
             port: origin.port,
             name: Err(Reason::Silent),
+            answered,
         }
     }
 
@@ -92,14 +109,80 @@ impl Ask {
         }
         match endpoint.policy.decide_address(self.destination, self.port) {
             Decision::Allow { rule } => Authorised::Original { rule },
-            Decision::Deny(reason) => {
-                let reason = match self.name {
-                    Err(Reason::Policy(_)) if loopback => Reason::Loopback,
-                    Err(Reason::Policy(_)) => Reason::Policy(reason),
-                    Err(why) => why,
-                    Ok(_) => Reason::Policy(reason),
-                };
-                audit_or_deny(endpoint, reason)
+            Decision::Deny(reason) => match self.answered(endpoint, refused) {
+                Ok(answered) => answered,
+                Err(Some(reason)) => audit_or_deny(endpoint, reason),
+                Err(None) => audit_or_deny(endpoint, self.reason(reason, loopback)),
+            },
+        }
+    }
+
+    fn reason(&self, of_address: DenyReason, loopback: bool) -> Reason {
+        match self.name {
+            Err(Reason::Policy(_)) if loopback => Reason::Loopback,
+            Err(Reason::Policy(_)) => Reason::Policy(of_address),
+            Err(why) => why,
+            Ok(_) => Reason::Policy(of_address),
+        }
+    }
+
+    /// By the names that the endpoint was told the original destination for, where the connection
+    /// says none itself. What an endpoint may be told instead of a host's own addresses is for
+    /// `Named::source` to say, and where that leads to for the dial.
+    ///
+    /// # Errors
+    /// The reason, where it has to do with those names.
+    fn answered(
+        &self,
+        endpoint: &EndpointState,
+        refused: &Refused,
+    ) -> Result<Authorised, Option<Reason>> {
+        if !self.is_opaque() || TLS_ONLY.contains(self.port) {
+            return Err(None);
+        }
+        let mut denied = None;
+        for named in self.answered.iter() {
+            match endpoint.policy.decide_name(&named.name, self.port) {
+                Decision::Allow { rule } => {
+                    self.check(named, refused)?;
+                    let name = named.name.clone();
+                    return Ok(Authorised::Answered { name, rule });
+                }
+                Decision::Deny(reason) => denied = denied.or(Some(Reason::Policy(reason))),
+            }
+        }
+        let has_hosts = endpoint.policy.has_hosts_on(self.port);
+        Err(denied.or(has_hosts.then_some(Reason::AddressNotAnswered)))
+    }
+
+    /// Neither a hello nor anything that was meant as one.
+    fn is_opaque(&self) -> bool {
+        matches!(self.name, Err(Reason::Policy(_) | Reason::Silent))
+    }
+
+    /// The name that the endpoint was told the original destination for: the one that is allowed,
+    /// else the last one. `None` of a connection that says one itself.
+    pub fn told(&self, authorised: &Authorised) -> Option<&HostName> {
+        let last = self.answered.first().filter(|_| self.is_opaque());
+        let allowed = |allowed: &HostName| {
+            let mut all = self.answered.iter();
+            all.find(|named| named.name == *allowed)
+        };
+        let told = match authorised {
+            Authorised::Answered { name, .. } => allowed(name),
+            Authorised::Original { .. } | Authorised::Audit(_) | Authorised::Deny(_) => last,
+            Authorised::Name { .. } => None,
+        };
+        told.map(|named| &named.name)
+    }
+
+    /// Once more, since what is refused may have changed.
+    fn check(&self, named: &Named, refused: &Refused) -> Result<(), Option<Reason>> {
+        match named.source {
+            Source::Hosts => Ok(()),
+            Source::Dns => {
+                let checked = refused.check(self.destination);
+                checked.map_err(|refusal| Some(Reason::Answer(refusal)))
             }
         }
     }
@@ -122,7 +205,9 @@ impl Ask {
             Authorised::Audit(_) => Authorised::Audit(denied),
             Authorised::Deny(Reason::GatewayAddress) => Authorised::Deny(Reason::GatewayAddress),
             Authorised::Deny(_) => Authorised::Deny(denied),
-            allowed @ (Authorised::Original { .. } | Authorised::Name { .. }) => allowed,
+            allowed @ (Authorised::Original { .. }
+            | Authorised::Answered { .. }
+            | Authorised::Name { .. }) => allowed,
         }
     }
 }
@@ -135,16 +220,28 @@ fn audit_or_deny(endpoint: &EndpointState, reason: Reason) -> Authorised {
 }
 
 impl Authorised {
+    /// Whether it is by what the endpoint was told for a name.
+    pub const fn is_answered(&self) -> bool {
+        match self {
+            Self::Answered { .. } => true,
+            Self::Name { .. } | Self::Original { .. } | Self::Audit(_) | Self::Deny(_) => false,
+        }
+    }
+
     /// Whether a connection that was let through on the grounds of `self` may stay on those of
     /// `now`: it must still lead to the same place.
     pub fn still(&self, now: &Self) -> bool {
         match (self, now) {
             (Self::Name { .. }, Self::Name { .. }) => true,
-            (Self::Original { .. }, Self::Original { .. } | Self::Audit(_)) => true,
-            (Self::Audit(_), Self::Original { .. } | Self::Audit(_)) => true,
+            (
+                Self::Original { .. } | Self::Answered { .. } | Self::Audit(_),
+                Self::Original { .. } | Self::Answered { .. } | Self::Audit(_),
+            ) => true,
             (Self::Name { .. }, Self::Audit(_)) => true,
-            (Self::Audit(_) | Self::Original { .. }, Self::Name { .. }) => false,
-            (Self::Name { .. }, Self::Original { .. }) => false,
+            (Self::Audit(_) | Self::Original { .. } | Self::Answered { .. }, Self::Name { .. }) => {
+                false
+            }
+            (Self::Name { .. }, Self::Original { .. } | Self::Answered { .. }) => false,
             (_, Self::Deny(_)) | (Self::Deny(_), _) => false,
         }
     }

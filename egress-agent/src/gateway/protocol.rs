@@ -153,6 +153,9 @@ pub struct Limits {
     pub hello: Duration,
     /// After which a client that has sent nothing counts as opaque.
     pub silence: Duration,
+    /// After which the server of a client that has sent nothing is dialled, to see who speaks first,
+    /// where the address was answered for an allowed name.
+    pub greeting: Duration,
     /// For the dial upstream, all addresses together.
     pub connect: Duration,
     /// For one look-up.
@@ -171,6 +174,8 @@ impl Default for Limits {
             connections_per_endpoint: 4_096,
             hello: Duration::from_secs(10),
             silence: Duration::from_secs(3),
+            // Most hellos are there by then, and who waits for a greeting hardly notices.
+            greeting: Duration::from_millis(300),
             connect: Duration::from_secs(10),
             resolve: Duration::from_secs(5),
             idle: Duration::from_secs(3_600),

@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use super::{
+    answered::Answered,
     count::Counters,
     dns::log::RefusalLog,
     identify::Identify,
@@ -136,6 +137,7 @@ async fn start(
         limits: Arc::new(configure.limits.clone()),
         open: Open::default(),
         drains: is_draining,
+        answered: Answered::default(),
         refusals: Arc::new(Mutex::new(RefusalLog::default())),
     };
     let workers = configure
@@ -312,7 +314,9 @@ impl Gateway {
             ToGateway::Configure(_) | ToGateway::Drain => Err(ServeError::Order),
             ToGateway::Endpoints(endpoints) => {
                 let generation = endpoints.generation;
-                self.table.send_replace(Arc::new(Table::new(&endpoints)));
+                let table = Arc::new(Table::new(&endpoints));
+                self.table.send_replace(table.clone());
+                self.shared.answered.keep(&table);
                 Ok(FromGateway::Applied { generation })
             }
             ToGateway::Serve => Ok(match self.serve().await {

@@ -70,6 +70,11 @@ impl CompiledPolicy {
         self.name_entries(name).next().is_some()
     }
 
+    /// Whether any rule names a host on this port.
+    pub fn has_hosts_on(&self, port: u16) -> bool {
+        self.host_ports.iter().any(|range| range.contains(port))
+    }
+
     fn name_entries(&self, name: &HostName) -> impl Iterator<Item = &Entry> {
         let exact = self.exact.get(name);
         let wildcards = name

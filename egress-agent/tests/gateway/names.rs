@@ -27,6 +27,11 @@ async fn look_ups_of_allowed_names_only() {
         (none.metadata.response_code, none.answers.len()),
         (ResponseCode::NoError, 0)
     );
+    let Event::Dns(refusal) = world.record().await.event else {
+        panic!("dns")
+    };
+    assert_eq!(refusal.attempt.reason.as_deref(), Some("answer_private"));
+    assert_eq!(refusal.answer, Some([10, 1, 2, 3].into()));
     let hosts = world.lookup(ENFORCED, "repo.test.", RecordType::A).await;
     assert_eq!(hosts.answers[0].data.to_string(), "127.0.0.1");
     let https = world

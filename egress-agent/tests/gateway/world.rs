@@ -157,6 +157,7 @@ impl World {
         configure.limits = Limits {
             hello: Duration::from_millis(600),
             silence: Duration::from_millis(100),
+            greeting: Duration::from_millis(100),
             ..Limits::default()
         };
         let (read, mut control) = ours.into_split();

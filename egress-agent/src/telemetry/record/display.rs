@@ -63,7 +63,7 @@ impl fmt::Display for Connection {
         write!(f, "{:<5} ", self.attempt.verdict)?;
         who(&self.attempt, f)?;
         write!(f, " tcp {}", destination(&self.attempt))?;
-        if let Some(name) = &self.server_name {
+        if let Some(name) = self.name() {
             write!(f, " {name}")?;
         }
         if let Some(upstream) = &self.upstream {
@@ -85,7 +85,7 @@ impl fmt::Display for ConnectionClose {
         f.write_str("CLOSE ")?;
         who(&self.open.attempt, f)?;
         write!(f, " tcp {}", destination(&self.open.attempt))?;
-        if let Some(name) = &self.open.server_name {
+        if let Some(name) = self.open.name() {
             write!(f, " {name}")?;
         }
         let (sent, received) = (self.bytes_sent, self.bytes_received);
@@ -109,6 +109,9 @@ impl fmt::Display for DnsRefusal {
             self.query_type,
             destination(&self.attempt)
         )?;
+        if let Some(answer) = &self.answer {
+            write!(f, " -> {answer}")?;
+        }
         reason(&self.attempt, f)?;
         match self.count {
             1 => Ok(()),

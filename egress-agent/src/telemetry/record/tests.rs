@@ -26,6 +26,7 @@ fn connection() -> Connection {
         connection: 1,
         attempt: attempt(Verdict::Allow),
         server_name: Some("repo.test".into()),
+        answered_name: None,
         rule: Some("--allow repo.test".into()),
         upstream: Some("192.0.2.7:443".parse().unwrap()),
         mismatch: false,
@@ -49,6 +50,7 @@ fn every_kind_survives_json() {
             attempt: attempt(Verdict::Deny),
             name: "x.evil.test".into(),
             query_type: "TXT".into(),
+            answer: None,
             count: 3,
         }),
         Event::Bypass(Bypass {
