@@ -20,6 +20,8 @@ pub struct Config {
     pub policy: String,
     /// Of every endpoint.
     pub mode: Mode,
+    /// More fields of `gateway`, as the file has them.
+    pub gateway: String,
     /// Endpoints beside those with a link, as the file has them.
     pub others: String,
 }
@@ -30,6 +32,7 @@ impl Default for Config {
         Self {
             policy: Self::policy(&["allowed.test", "repo.test", "*.cdn.test"]),
             mode: Mode::Enforce,
+            gateway: String::new(),
             others: String::new(),
         }
     }
@@ -94,11 +97,13 @@ impl Config {
              \x20 user: 62951\n\
              \x20 resolvers: [\"{RESOLVER4}:53\"]\n\
              \x20 permittedAnswers: []\n\
+             {}\
              policies: [policy.yaml]\n\
              clusterNetworks: [\"10.0.0.0/8\", \"fd00::/16\"]\n\
              records: {{ path: {} }}\n\
              endpoints:\n",
             world.name(),
+            self.gateway,
             records.display(),
         );
         for pod in pods {
