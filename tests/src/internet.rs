@@ -18,6 +18,9 @@ mod tls;
 
 pub use dns::Dns;
 
+/// What the certificate of the DNS server over TLS is for.
+pub const RESOLVER_NAME: &str = tls::NAMELESS;
+
 /// The DNS server.
 pub const RESOLVER4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 53);
 
