@@ -11,9 +11,12 @@ use std::{
 };
 
 use crate::{
-    gateway::resolve::{
-        cache::CacheBounds,
-        server::{self, NameServer},
+    gateway::{
+        answered::GRACE,
+        resolve::{
+            cache::CacheBounds,
+            server::{self, NameServer},
+        },
     },
     policy::{load::message, rule::Mode},
 };
@@ -65,10 +68,20 @@ pub struct GatewayConfig {
     pub resolver_roots: Option<PathBuf>,
     /// How much of what they say is kept, and for how long.
     pub cache: CacheConfig,
+    /// How much longer than its time to live an address that an endpoint was told is good for
+    /// protocols that say no name.
+    pub answer_grace_seconds: u32,
     /// Networks that a name may lead to although they are not public.
     pub permitted_answers: Vec<IpNet>,
     /// Networks that no name may lead to, even if `permitted_answers` has them.
     pub refused_answers: Vec<IpNet>,
+}
+
+impl GatewayConfig {
+    /// As the gateway takes it.
+    pub fn answer_grace(&self) -> Duration {
+        Duration::from_secs(self.answer_grace_seconds.into())
+    }
 }
 
 /// Bounds of the gateway's cache of names.
@@ -124,6 +137,8 @@ impl Default for GatewayConfig {
             resolvers: Vec::new(),
             resolver_roots: None,
             cache: CacheConfig::default(),
+            // It is whole seconds, and few.
+            answer_grace_seconds: u32::try_from(GRACE.as_secs()).unwrap_or(0),
             permitted_answers: Vec::new(),
             refused_answers: Vec::new(),
         }
@@ -342,6 +357,11 @@ fn check_resolution(gateway: &GatewayConfig) -> Result<(), String> {
     if cache.ttl_max_seconds.max(cache.negative_max_seconds) > TTL_MAX_SECONDS {
         return Err(format!(
             "gateway.cache: nothing is kept for more than a day, {TTL_MAX_SECONDS} seconds"
+        ));
+    }
+    if gateway.answer_grace_seconds > TTL_MAX_SECONDS {
+        return Err(format!(
+            "gateway.answerGraceSeconds must be a day or less, {TTL_MAX_SECONDS} seconds"
         ));
     }
     if cache.entries > CACHE_ENTRIES_MAX {

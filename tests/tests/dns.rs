@@ -129,6 +129,34 @@ fn an_allowed_name_that_leads_inside_is_answered_with_nothing_and_recorded() -> 
 }
 
 #[test]
+fn no_name_leads_to_what_the_operator_refuses() -> Result<()> {
+    let scene = Scene::new()?;
+    let networks = "[\"203.0.113.10/31\", \"2001:db8:113::a/127\"]";
+    let config = Config {
+        gateway: format!("\x20 refusedAnswers: {networks}\n"),
+        ..Config::default()
+    };
+    let agent = scene.enforce(&config)?;
+    scene.capture.clear();
+    let answer = ask(&scene, RESOLVER4.into(), "allowed.test", A, "udp")?;
+    ensure!(answer.contains("code 0 answers 0"), "{answer}");
+    let to = format!("allowed.test:443:{}", internet::address4("allowed.test"));
+    let denied = scene.curl(&["--resolve", &to, "https://allowed.test/"])?;
+    ensure!(!denied.status.success(), "{}", denied.text());
+    for kind in ["dns", "connection.open"] {
+        agent.records.wait_for("its record", |record| {
+            record.kind() == kind && record.reason() == "answer_refused_network"
+        })?;
+    }
+    for address in internet::addresses("allowed.test") {
+        scene.expect_nothing(address)?;
+    }
+    // Another one is not of these networks.
+    scene.curl(&["https://www.cdn.test/"])?.ok()?;
+    Ok(())
+}
+
+#[test]
 fn another_name_is_refused_and_nothing_leaves() -> Result<()> {
     let scene = Scene::new()?;
     let agent = scene.enforce(&Config::default())?;

@@ -428,6 +428,7 @@ fn gateway_plan(config: &Config) -> GatewayPlan {
         resolvers: gateway.resolvers.clone(),
         resolver_roots: gateway.resolver_roots.clone(),
         cache: gateway.cache.bounds(),
+        answer_grace: gateway.answer_grace(),
         permitted_answers: gateway.permitted_answers.clone(),
         refused_answers: gateway.refused_answers.clone(),
         on_loopback: true,

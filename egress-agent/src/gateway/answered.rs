@@ -24,9 +24,9 @@ const NOTES_MAX: usize = 2_048;
 /// Names of one address that are told apart; of a network of many hosts an application talks to a
 /// few.
 const NAMES_MAX: usize = 16;
-/// How much longer than its time to live an address is good: a client may connect at the last
-/// moment, and takes a moment for it.
-const GRACE: Duration = Duration::from_secs(5);
+/// By default, how much longer than its time to live an address is good: a client may connect at
+/// the last moment, and takes a moment for it.
+pub const GRACE: Duration = Duration::from_secs(5);
 
 /// A name that an endpoint was told an address for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,8 +38,11 @@ pub struct Named {
 }
 
 /// What all endpoints were told.
-#[derive(Clone, Debug, Default)]
-pub struct Answered(Arc<Mutex<HashMap<u32, OfEndpoint>>>);
+#[derive(Clone, Debug)]
+pub struct Answered {
+    endpoints: Arc<Mutex<HashMap<u32, OfEndpoint>>>,
+    grace: Duration,
+}
 
 #[derive(Debug)]
 struct OfEndpoint {
@@ -59,6 +62,14 @@ struct Note {
 }
 
 impl Answered {
+    /// Nothing yet. `grace` is how much longer than its time to live an address is good.
+    pub fn new(grace: Duration) -> Self {
+        Self {
+            endpoints: Arc::default(),
+            grace,
+        }
+    }
+
     /// Takes note of an answer, before it is sent. Where there are too many, the endpoint's own
     /// oldest are forgotten.
     pub fn note(&self, id: u32, endpoint: &Arc<str>, name: &HostName, answers: &[Answer]) {
@@ -70,7 +81,7 @@ impl Answered {
             *own = OfEndpoint::new(endpoint.clone());
         }
         for answer in answers {
-            own.note(name, answer, Instant::now());
+            own.note(name, answer, Instant::now() + self.grace);
         }
     }
 
@@ -91,7 +102,9 @@ impl Answered {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u32, OfEndpoint>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.endpoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -105,7 +118,8 @@ impl OfEndpoint {
         }
     }
 
-    fn note(&mut self, name: &HostName, answer: &Answer, now: Instant) {
+    /// It is good until its time to live after `from`.
+    fn note(&mut self, name: &HostName, answer: &Answer, from: Instant) {
         let address = answer.address.to_canonical();
         self.forget(address, name);
         let names = self.notes.get(&address).map_or(0, Vec::len);
@@ -127,7 +141,7 @@ impl OfEndpoint {
                 name: name.clone(),
                 source: answer.source,
             },
-            until: now + Duration::from_secs(answer.ttl.into()) + GRACE,
+            until: from + Duration::from_secs(answer.ttl.into()),
             number,
         });
     }
@@ -184,7 +198,7 @@ mod tests {
 
     #[test]
     fn an_address_has_the_names_that_it_was_told_for_and_to_whom() {
-        let answered = Answered::default();
+        let answered = Answered::new(GRACE);
         let both = [answer(1, 60), answer(2, 60)];
         answered.note(1, &pod(), &name("a.test"), &both);
         answered.note(1, &pod(), &name("b.test"), &both[..1]);
@@ -198,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_over_with_its_time_to_live_and_a_moment() {
+    fn it_is_over_with_its_time_to_live() {
         let mut own = OfEndpoint::new(pod());
         let (start, address) = (Instant::now(), answer(1, 0).address);
         own.note(&name("a.test"), &answer(1, 10), start);
@@ -206,12 +220,12 @@ mod tests {
             own.names(address, start + Duration::from_secs(seconds))
                 .len()
         };
-        assert_eq!((at(10), at(14), at(15)), (1, 1, 0));
+        assert_eq!((at(0), at(9), at(10)), (1, 1, 0));
     }
 
     #[test]
     fn a_flood_forgets_only_ones_own_oldest() {
-        let answered = Answered::default();
+        let answered = Answered::new(GRACE);
         answered.note(2, &pod(), &name("theirs.test"), &[answer(1, 60)]);
         for number in 0..10_000 {
             let name = name(&format!("n{number}.test"));
@@ -227,7 +241,7 @@ mod tests {
 
     #[test]
     fn an_address_of_many_names_has_the_last_few() {
-        let answered = Answered::default();
+        let answered = Answered::new(GRACE);
         for number in 0..100 {
             let name = name(&format!("n{number}.test"));
             answered.note(1, &pod(), &name, &[answer(1, 60)]);
@@ -240,7 +254,7 @@ mod tests {
 
     #[test]
     fn who_has_gone_is_forgotten() {
-        let answered = Answered::default();
+        let answered = Answered::new(GRACE);
         answered.note(1, &pod(), &name("a.test"), &[answer(1, 60)]);
         answered.keep(&Table::default());
         assert!(answered.lock().is_empty());

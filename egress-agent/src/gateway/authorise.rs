@@ -176,6 +176,18 @@ impl Ask {
         told.map(|named| &named.name)
     }
 
+    /// Whether the original destination is what the endpoint was told for the name that it says: it
+    /// may be none of the name's any more.
+    pub fn was_told_for(&self, authorised: &Authorised) -> bool {
+        match authorised {
+            Authorised::Name { name, .. } => self.answered.iter().any(|told| told.name == *name),
+            Authorised::Answered { .. }
+            | Authorised::Original { .. }
+            | Authorised::Audit(_)
+            | Authorised::Deny(_) => false,
+        }
+    }
+
     /// Once more, since what is refused may have changed.
     fn check(&self, named: &Named, refused: &Refused) -> Result<(), Option<Reason>> {
         match named.source {

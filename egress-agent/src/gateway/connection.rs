@@ -238,7 +238,8 @@ impl Walk<'_> {
             None => self.dial(ask, authorised).await?,
         };
         let dialled = dialled.map_err(|error| NoUpstream::Failed(error.reason()))?;
-        record.mismatch = !dialled.known.contains(&ask.destination);
+        record.mismatch =
+            !dialled.known.contains(&ask.destination) && !ask.was_told_for(authorised);
         record.upstream = Some(dialled.to);
         Ok(dialled.stream)
     }

@@ -103,6 +103,10 @@ pub struct Configure {
     /// The operator's own names; read again when it changes.
     #[serde(default = "hosts_file")]
     pub hosts_file: PathBuf,
+    /// How much longer than its time to live an address that an endpoint was told is good for
+    /// protocols that say no name.
+    #[serde(default = "answer_grace")]
+    pub answer_grace: Duration,
     /// Networks that a name may resolve to although they are not public.
     #[serde(default)]
     pub permitted_answers: Vec<IpNet>,
@@ -121,6 +125,10 @@ fn hosts_file() -> PathBuf {
     PathBuf::from(super::hosts::FILE)
 }
 
+fn answer_grace() -> Duration {
+    super::answered::GRACE
+}
+
 impl Configure {
     /// With everything else as it is by default.
     pub fn new(listen: Vec<SocketAddr>, dns: Vec<SocketAddr>) -> Self {
@@ -133,6 +141,7 @@ impl Configure {
             resolver_roots: None,
             cache: CacheBounds::default(),
             hosts_file: hosts_file(),
+            answer_grace: answer_grace(),
             permitted_answers: Vec::new(),
             refused_answers: Vec::new(),
             own_addresses: Vec::new(),

@@ -137,7 +137,7 @@ async fn start(
         limits: Arc::new(configure.limits.clone()),
         open: Open::default(),
         drains: is_draining,
-        answered: Answered::default(),
+        answered: Answered::new(configure.answer_grace),
         refusals: Arc::new(Mutex::new(RefusalLog::default())),
     };
     let workers = configure

@@ -173,6 +173,29 @@ async fn tls_stays_by_its_server_name() {
     assert_eq!(open.server_name.as_deref(), Some("repo.test"));
 }
 
+#[tokio::test]
+async fn an_address_that_was_the_names_a_moment_ago_is_no_mismatch() {
+    let mut world = World::new(&[]).await;
+    let to = world.upstream;
+    apply(&mut world, 2, to.port(), &["repo.test:PORT"]).await;
+    told(&world, ENFORCED, "repo.test.").await;
+    let moved = SocketAddr::from(([127, 0, 0, 2], to.port()));
+    let listener = TcpListener::bind(moved).await.unwrap();
+    std::fs::write(&world.hosts, "127.0.0.2 repo.test\n").unwrap();
+    // The file is looked at once a second.
+    sleep(Duration::from_millis(1_100)).await;
+    for (endpoint, mismatch) in [(ENFORCED, false), (AUDITED, true)] {
+        let mut stream = dial(&world, endpoint, to).await;
+        stream.write_all(&hello("repo.test")).await.unwrap();
+        let accepted = timeout(Duration::from_secs(5), listener.accept()).await;
+        accepted.expect("it is dialled").unwrap();
+        let open = opened(world.record().await);
+        assert_eq!(open.upstream, Some(moved));
+        assert_eq!(open.mismatch, mismatch);
+        closed(&mut world).await;
+    }
+}
+
 /// A hello that was held back until nobody waits for it any more.
 #[tokio::test]
 async fn a_late_hello_is_judged_as_long_as_the_server_has_said_nothing() {
@@ -187,7 +210,8 @@ async fn a_late_hello_is_judged_as_long_as_the_server_has_said_nothing() {
         sleep(late).await;
         stream.write_all(&hello(name)).await.unwrap();
         let mut first = [0];
-        stream.read_exact(&mut first).await.unwrap();
+        let read = timeout(Duration::from_secs(5), stream.read_exact(&mut first)).await;
+        read.expect("an echo or an alert").unwrap();
         let open = opened(world.record().await);
         assert_eq!(open.server_name.as_deref(), Some(name));
         // The echo of a handshake record, or an alert.

@@ -81,17 +81,21 @@ async fn another_question_by_tcp_fails() {
 #[tokio::test]
 async fn what_is_said_of_other_names_counts_for_nothing() {
     let server = Server::start(|asked| {
-        let of_others = vec![
+        let mut records = vec![
             address_record(&wire("b.test"), 60, BAD),
             record(&wire("b.test"), CNAME, 60, &wire("a.test")),
         ];
-        answer(asked, of_others)
+        if asked.name == "both.test" {
+            records.push(address_record(ASKED, 60, GOOD));
+        }
+        answer(asked, records)
     })
     .await;
     let resolver = server.resolver();
     for resolver in [&resolver, &server.by_tcp()] {
         let failed = v4(resolver, "a.test").await;
         assert_eq!(failed, Err(ResolveError::NoAddress));
+        assert_eq!(texts(resolver, "both.test").await, [GOOD]);
     }
     // And nothing of it was kept.
     assert_eq!(

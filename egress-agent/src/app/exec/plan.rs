@@ -128,6 +128,7 @@ pub(super) fn gateway(
         resolvers,
         resolver_roots: None,
         cache: defaults.cache.bounds(),
+        answer_grace: defaults.answer_grace(),
         permitted_answers,
         refused_answers: Vec::new(),
         on_loopback,

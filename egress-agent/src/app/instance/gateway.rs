@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use egress_common::endpoint::Gateway;
@@ -39,6 +40,8 @@ pub struct GatewayPlan {
     pub resolver_roots: Option<PathBuf>,
     /// How much of the answers is kept, and for how long.
     pub cache: CacheBounds,
+    /// How much longer than its time to live an address that an endpoint was told is good.
+    pub answer_grace: Duration,
     /// Networks that a name may lead to although they are not public.
     pub permitted_answers: Vec<IpNet>,
     /// Networks that no name may lead to.
@@ -63,6 +66,7 @@ impl GatewayPlan {
         configure.resolvers = self.resolvers.clone();
         configure.resolver_roots = self.resolver_roots.clone();
         configure.cache = self.cache.clone();
+        configure.answer_grace = self.answer_grace;
         configure.permitted_answers = self.permitted_answers.clone();
         configure.refused_answers = self.refused_answers.clone();
         configure
