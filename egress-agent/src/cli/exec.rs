@@ -128,8 +128,8 @@ fn request(args: ExecArgs) -> anyhow::Result<Request> {
 }
 
 fn resolvers(values: &[String]) -> anyhow::Result<Vec<NameServer>> {
-    let servers: Result<Vec<NameServer>, _> = values.iter().map(|value| value.parse()).collect();
-    let servers = servers.context("--resolver")?;
+    let server = |value: &String| value.parse().with_context(|| format!("--resolver {value}"));
+    let servers: Vec<NameServer> = values.iter().map(server).collect::<Result<_, _>>()?;
     server::check(&servers).context("--resolver")?;
     Ok(servers)
 }

@@ -192,6 +192,7 @@ async fn an_address_that_was_the_names_a_moment_ago_is_no_mismatch() {
         let open = opened(world.record().await);
         assert_eq!(open.upstream, Some(moved));
         assert_eq!(open.mismatch, mismatch);
+        drop(stream);
         closed(&mut world).await;
     }
 }
