@@ -18,6 +18,9 @@ mod tls;
 
 pub use dns::Dns;
 
+/// The port of the DNS server over TLS.
+pub const RESOLVER_TLS: u16 = tls::NAMES;
+
 /// What the certificate of the DNS server over TLS is for.
 pub const RESOLVER_NAME: &str = tls::NAMELESS;
 

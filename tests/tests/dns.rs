@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Result, ensure};
 use egress_tests::{
     agent::Config,
-    internet::{self, RESOLVER_NAME, RESOLVER4, RESOLVER6},
+    internet::{self, RESOLVER_NAME, RESOLVER_TLS, RESOLVER4, RESOLVER6},
     scene::Scene,
 };
 
@@ -81,7 +81,7 @@ fn names_are_looked_up_over_tls_or_not_at_all() -> Result<()> {
         let scene = Scene::new()?;
         // Relative to the configuration, and readable to whom the gateway runs as.
         let config = Config {
-            resolver: format!("\"tls://{RESOLVER4}:853#{name}\""),
+            resolver: format!("\"tls://{RESOLVER4}:{RESOLVER_TLS}#{name}\""),
             gateway: "\x20 resolverRoots: authority.pem\n".into(),
             ..Config::default()
         };

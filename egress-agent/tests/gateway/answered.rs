@@ -229,7 +229,7 @@ async fn a_late_hello_is_judged_as_long_as_the_server_has_said_nothing() {
     drop(stream);
     closed(&mut world).await;
     // After that time: it is let through, and then still no hello.
-    let much_later = Duration::from_millis(1_000);
+    let much_later = Duration::from_millis(1_500);
     let mut stream = dial(&world, ENFORCED, upstream).await;
     sleep(much_later).await;
     stream.write_all(&hello("evil.test")).await.unwrap();

@@ -24,7 +24,7 @@ use rustls::{
 use super::http::{self, Visit};
 use crate::{namespace::Namespace, scratch::Scratch};
 
-/// Serves TLS on 443, plain HTTP on 80 and DNS over TLS on 853, on every address of the namespace, and returns the
+/// Serves TLS on 443, plain HTTP on 80 and DNS over TLS on [`NAMES`], on every address of the namespace, and returns the
 /// authority's PEM file.
 pub(super) fn serve(namespace: &Namespace, files: &Path, scratch: &Scratch) -> Result<PathBuf> {
     let certificates = Certificates::new()?;
@@ -40,8 +40,8 @@ pub(super) fn serve(namespace: &Namespace, files: &Path, scratch: &Scratch) -> R
         .context("could not listen on port 443")?;
     let for_names = Arc::clone(&config);
     let names = namespace
-        .enter(|| TcpListener::bind(("::", 853)))?
-        .context("could not listen on port 853")?;
+        .enter(|| TcpListener::bind(("::", NAMES)))?
+        .with_context(|| format!("could not listen on port {NAMES}"))?;
     http::accept(names, move |stream| {
         names_over(stream, &for_names).ok();
     });
@@ -83,6 +83,9 @@ fn names_over(stream: TcpStream, config: &Arc<ServerConfig>) -> io::Result<()> {
         stream.flush()?;
     }
 }
+
+/// The port of DNS over TLS: not 853, where tests want nobody to listen.
+pub(super) const NAMES: u16 = 8_853;
 
 /// Whom a certificate is for, where the client names nobody.
 pub(super) const NAMELESS: &str = "nameless.test";
