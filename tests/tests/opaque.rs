@@ -11,10 +11,12 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use egress_tests::{
     agent::{Agent, Config},
+    exec::Exec,
     internet::{DATABASE, MAIL, address4, addresses},
     process,
     records::Record,
     scene::{Scene, unreported_with},
+    world::World,
 };
 
 const VENDOR: &str = "db.vendor.test";
@@ -226,6 +228,27 @@ fn an_answer_is_good_for_its_time_to_live() -> Result<()> {
     let denied = asks(&scene, &to.to_string(), "4")?;
     is_denied(&scene, &agent, denied, to.into())?;
     asks(&scene, VENDOR, "4")?.ok()?;
+    Ok(())
+}
+
+#[test]
+fn a_command_reaches_it_as_well_and_its_summary_says_the_name() -> Result<()> {
+    let world = World::new()?;
+    let exec = Exec::new(&world, &["--allow", &format!("{VENDOR}:{MAIL}")]);
+    let done = exec.run(&["python3", "-c", MAILS, VENDOR, &MAIL.to_string()])?;
+    ensure!(done.status.success(), "{}", done.text());
+    let line = format!("{VENDOR}:{MAIL}");
+    ensure!(done.stderr.contains(&line), "{}", done.stderr);
+    exec.records().expect_no_report()?;
+    let script = MAILS.replace("timeout=10", "timeout=15");
+    let to = address4(VENDOR).to_string();
+    let denied = exec.run(&["python3", "-c", &script, &to, &MAIL.to_string()])?;
+    ensure!(!denied.status.success(), "{}", denied.text());
+    ensure!(
+        denied.stderr.contains("address_not_answered"),
+        "{}",
+        denied.stderr
+    );
     Ok(())
 }
 
