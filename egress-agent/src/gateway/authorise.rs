@@ -162,18 +162,15 @@ impl Ask {
 
     /// The name that the endpoint was told the original destination for: the one that is allowed,
     /// else the last one. `None` of a connection that says one itself.
-    pub fn told(&self, authorised: &Authorised) -> Option<&HostName> {
-        let last = self.answered.first().filter(|_| self.is_opaque());
-        let allowed = |allowed: &HostName| {
-            let mut all = self.answered.iter();
-            all.find(|named| named.name == *allowed)
-        };
-        let told = match authorised {
-            Authorised::Answered { name, .. } => allowed(name),
-            Authorised::Original { .. } | Authorised::Audit(_) | Authorised::Deny(_) => last,
+    pub fn told(&self, authorised: &Authorised) -> Option<HostName> {
+        match authorised {
+            Authorised::Answered { name, .. } => Some(name.clone()),
+            Authorised::Original { .. } | Authorised::Audit(_) | Authorised::Deny(_) => {
+                let last = self.answered.first().filter(|_| self.is_opaque());
+                last.map(|named| named.name.clone())
+            }
             Authorised::Name { .. } => None,
-        };
-        told.map(|named| &named.name)
+        }
     }
 
     /// Whether the original destination is what the endpoint was told for the name that it says: it

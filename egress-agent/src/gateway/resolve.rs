@@ -73,6 +73,15 @@ pub enum Source {
     Hosts,
 }
 
+/// What a look-up of one family has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// At least one.
+    pub answers: Vec<Answer>,
+    /// The first address that was left out because it is refused.
+    pub left_out: Option<(IpAddr, Refusal)>,
+}
+
 /// The addresses of a name: those of the family that answered first, and those that are to come.
 pub struct Addresses<'a> {
     /// At least one.
@@ -190,6 +199,19 @@ impl Resolver {
         name: &HostName,
         family: Family,
     ) -> Result<Vec<Answer>, ResolveError> {
+        let checked = self.checked_family(name, family).await?;
+        Ok(checked.answers)
+    }
+
+    /// The same, with what was left out.
+    ///
+    /// # Errors
+    /// As [`family`](Self::family).
+    pub async fn checked_family(
+        &self,
+        name: &HostName,
+        family: Family,
+    ) -> Result<Checked, ResolveError> {
         let from_file = self.hosts.addresses(name);
         if !from_file.is_empty() {
             return self.of_hosts(from_file, family);
@@ -256,7 +278,7 @@ impl Resolver {
         found.clone().ok_or(ResolveError::Timeout)
     }
 
-    fn of_hosts(&self, all: Vec<IpAddr>, family: Family) -> Result<Vec<Answer>, ResolveError> {
+    fn of_hosts(&self, all: Vec<IpAddr>, family: Family) -> Result<Checked, ResolveError> {
         let own = all.iter().find(|address| self.refused.is_own(**address));
         if let Some(own) = own {
             return Err(ResolveError::Refused(*own, Refusal::Own));
@@ -271,24 +293,27 @@ impl Resolver {
             .collect();
         match answers.is_empty() {
             true => Err(ResolveError::NoAddress),
-            false => Ok(answers),
+            false => Ok(Checked {
+                answers,
+                left_out: None,
+            }),
         }
     }
 
-    fn checked(&self, addresses: &[IpAddr], ttl: u32) -> Result<Vec<Answer>, ResolveError> {
-        let (mut good, mut refused) = (Vec::new(), None);
+    fn checked(&self, addresses: &[IpAddr], ttl: u32) -> Result<Checked, ResolveError> {
+        let (mut answers, mut left_out) = (Vec::new(), None);
         for &address in addresses {
             match self.refused.check(address) {
-                Ok(()) => good.push(Answer {
+                Ok(()) => answers.push(Answer {
                     address,
                     ttl,
                     source: Source::Dns,
                 }),
-                Err(refusal) => refused = refused.or(Some((address, refusal))),
+                Err(refusal) => left_out = left_out.or(Some((address, refusal))),
             }
         }
-        match (good.is_empty(), refused) {
-            (false, _) => Ok(good),
+        match (answers.is_empty(), left_out) {
+            (false, left_out) => Ok(Checked { answers, left_out }),
             (true, Some((address, refusal))) => Err(ResolveError::Refused(address, refusal)),
             (true, None) => Err(ResolveError::NoAddress),
         }

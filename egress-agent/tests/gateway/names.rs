@@ -34,6 +34,11 @@ async fn look_ups_of_allowed_names_only() {
     assert_eq!(refusal.answer, Some([10, 1, 2, 3].into()));
     let hosts = world.lookup(ENFORCED, "repo.test.", RecordType::A).await;
     assert_eq!(hosts.answers[0].data.to_string(), "127.0.0.1");
+    assert_eq!(
+        world.count("answer_private").await,
+        2,
+        "10.0.0.1 of public.test, and private.test"
+    );
     let https = world
         .lookup(ENFORCED, "public.test.", RecordType::HTTPS)
         .await;

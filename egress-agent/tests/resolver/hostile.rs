@@ -10,7 +10,11 @@ use std::{
 
 use egress_agent::gateway::{
     refuse::{Refusal, Refused},
-    resolve::{ResolveError, Resolver, cache::Cache, server::NameServer},
+    resolve::{
+        ResolveError, Resolver,
+        cache::{Cache, CacheBounds},
+        server::NameServer,
+    },
 };
 
 use crate::server::*;
@@ -237,10 +241,60 @@ async fn garbage_is_an_error_and_the_next_server_is_asked() {
     let bad = Server::start(garbage).await;
     assert!(v4(&bad.resolver(), "a.test").await.is_err());
     assert!(v4(&bad.by_tcp(), "a.test").await.is_err());
+    the_next_is_asked(&bad).await;
+}
+
+/// Whichever comes first, and soon.
+async fn the_next_is_asked(bad: &Server) {
     let good = Server::start(|asked| of_v4(asked, 60, &[GOOD])).await;
-    let both = [bad.address, good.address].map(NameServer::udp);
-    let resolver = resolver(&both, Default::default());
-    assert_eq!(texts(&resolver, "a.test").await, [GOOD]);
+    for both in [[bad.address, good.address], [good.address, bad.address]] {
+        let resolver = resolver(&both.map(NameServer::udp), CacheBounds::default());
+        let start = Instant::now();
+        for number in 0..4 {
+            assert_eq!(texts(&resolver, &format!("n{number}.test")).await, [GOOD]);
+        }
+        // Once, since the good one is asked first from then on.
+        assert!(start.elapsed() < Duration::from_millis(1_500));
+    }
+}
+
+#[tokio::test]
+async fn an_error_of_one_server_does_not_speak_for_all() {
+    // SERVFAIL, NOTIMP, REFUSED (RFC 1035 section 4.1.1).
+    for code in [2, 4, 5] {
+        let bad = Server::start(move |asked| {
+            let mut reply = Reply::to(asked);
+            reply.flags = code;
+            vec![reply.bytes()]
+        })
+        .await;
+        assert!(v4(&bad.resolver(), "a.test").await.is_err());
+        the_next_is_asked(&bad).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_or_is_not_there_gives_way_to_the_next() {
+    let hangs = Server::start(|_| vec![]).await;
+    the_next_is_asked(&hangs).await;
+    let mut gone = Server::start(|_| vec![]).await;
+    gone.address = ([127, 0, 0, 1], 9).into();
+    the_next_is_asked(&gone).await;
+}
+
+#[tokio::test]
+async fn what_one_server_says_does_not_exist_does_not() {
+    let none = Server::start(|asked| {
+        let mut reply = Reply::to(asked);
+        reply.flags = 3;
+        vec![reply.bytes()]
+    })
+    .await;
+    let other = Server::start(|asked| of_v4(asked, 60, &[GOOD])).await;
+    let both = [none.address, other.address].map(NameServer::udp);
+    let resolver = resolver(&both, CacheBounds::default());
+    assert_eq!(v4(&resolver, "a.test").await, Err(ResolveError::NoName));
+    assert_eq!(other.count("a.test", A), 0);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use hickory_proto::{
 use super::query::{self, Received, Reply, host_name};
 use crate::{
     gateway::{
-        resolve::{Answer, Family, ResolveError, Source},
+        resolve::{Answer, Checked, Family, ResolveError, Source},
         table::EndpointState,
         worker::Worker,
     },
@@ -114,8 +114,11 @@ impl Asker<'_> {
 
     async fn resolve(&self, endpoint: &EndpointState, name: &HostName, family: Family) -> Outcome {
         let shared = &self.worker.shared;
-        match self.worker.resolver.family(name, family).await {
-            Ok(answers) => {
+        match self.worker.resolver.checked_family(name, family).await {
+            Ok(Checked { answers, left_out }) => {
+                if let Some((_, refusal)) = left_out {
+                    shared.counters.add(refusal.reason());
+                }
                 // Before it is sent: the connection may come on its heels.
                 let id = self.origin.endpoint;
                 shared.answered.note(id, &endpoint.name, name, &answers);

@@ -3,9 +3,14 @@
 use std::{
     net::IpAddr,
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use hickory_resolver::{
     Resolver as Hickory, TokioResolver,
     config::{ResolveHosts, ResolverConfig, ResolverOpts},
@@ -15,6 +20,7 @@ use hickory_resolver::{
         op::ResponseCode,
         rr::{Name, RData, Record, RecordType},
     },
+    system_conf::read_system_conf,
 };
 use tokio::time::timeout;
 
@@ -30,6 +36,8 @@ use crate::policy::host::HostName;
 pub const ADDRESSES_MAX: usize = 128;
 /// Aliases that are followed within an answer, as many as others follow.
 const ALIASES_MAX: usize = 16;
+/// How long a server has for itself before the next one is asked as well.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// How long a failure is remembered (RFC 9520 section 3.2: at least a second).
 const FAILURE_TTL: Duration = Duration::from_secs(1);
 /// A time to live beyond this counts as 0 (RFC 2181 section 8).
@@ -38,10 +46,16 @@ const TTL_VALID_MAX: u32 = i32::MAX as u32;
 /// under way, see `Limits::lookups`.
 const QUESTIONS_MAX: usize = 1_024;
 
-/// Asks the name servers; remembers nothing itself.
+/// What a look-up has come to, and for how long that holds.
+type Outcome = Result<(Vec<IpAddr>, Duration), (Missing, Duration)>;
+
+/// Asks the name servers; remembers nothing but which one was good.
 #[derive(Clone)]
 pub struct Upstream {
-    hickory: TokioResolver,
+    /// One for each server: together, the first that answers with an error would speak for all.
+    servers: Arc<[TokioResolver]>,
+    /// The number of the server that gave the last good answer.
+    good: Arc<AtomicUsize>,
     limit: Duration,
 }
 
@@ -55,26 +69,44 @@ impl Upstream {
         roots: Option<&Path>,
         limit: Duration,
     ) -> Result<Self, SetupError> {
-        let provider = TokioRuntimeProvider::default();
         let failed = |error: NetError| SetupError::Servers(error.to_string());
-        let mut builder = match servers {
-            [] => Hickory::builder(provider).map_err(failed)?,
+        let (configs, mut options) = match servers {
+            [] => {
+                let (config, options) = read_system_conf().map_err(failed)?;
+                (config.into_parts().2, options)
+            }
             servers => {
-                let servers = servers.iter().map(NameServer::config).collect();
-                Hickory::builder_with_config(ResolverConfig::from_name_servers(servers), provider)
+                let configs = servers.iter().map(NameServer::config).collect();
+                (configs, ResolverOpts::default())
             }
         };
-        if servers.iter().any(NameServer::is_tls) {
-            builder = builder.with_tls_config(server::tls_config(roots)?);
-        }
-        harden(builder.options_mut());
-        let hickory = builder.build().map_err(failed)?;
-        Ok(Self { hickory, limit })
+        harden(&mut options);
+        let tls = match servers.iter().any(NameServer::is_tls) {
+            true => Some(server::tls_config(roots)?),
+            false => None,
+        };
+        let servers = configs.into_iter().map(|config| {
+            let config = ResolverConfig::from_name_servers(vec![config]);
+            let provider = TokioRuntimeProvider::default();
+            let mut builder = Hickory::builder_with_config(config, provider);
+            *builder.options_mut() = options.clone();
+            if let Some(tls) = &tls {
+                builder = builder.with_tls_config(tls.clone());
+            }
+            builder.build().map_err(failed)
+        });
+        Ok(Self {
+            servers: servers.collect::<Result<_, _>>()?,
+            good: Arc::default(),
+            limit,
+        })
     }
 
     /// Asks once, within the limit.
     pub async fn ask(&self, (name, family): &Key, bounds: &CacheBounds) -> Found {
-        let (outcome, ttl) = match self.lookup(name, *family).await {
+        let asked = timeout(self.limit, self.lookup(name, *family)).await;
+        let outcome = asked.unwrap_or(Err((Missing::Timeout, FAILURE_TTL)));
+        let (outcome, ttl) = match outcome {
             Ok((addresses, ttl)) => (Ok(addresses), ttl.clamp(bounds.ttl_min, bounds.ttl_max)),
             Err((missing, ttl)) => (Err(missing), ttl.min(bounds.negative_max)),
         };
@@ -82,21 +114,54 @@ impl Upstream {
         Found { outcome, until }
     }
 
-    async fn lookup(
-        &self,
-        name: &HostName,
-        family: Family,
-    ) -> Result<(Vec<IpAddr>, Duration), (Missing, Duration)> {
+    /// Asks one server after the other, the next where one fails or takes its time; what any of
+    /// them knows counts.
+    async fn lookup(&self, name: &HostName, family: Family) -> Outcome {
         let mut query = Name::from_ascii(name.as_str())
             .map_err(|error| (Missing::Server(error.to_string()), FAILURE_TTL))?;
         // Fully qualified, so that no search domain makes other names of it.
         query.set_fqdn(true);
-        let kind = family.record_type();
-        match timeout(self.limit, self.hickory.lookup(query.clone(), kind)).await {
-            Ok(Ok(lookup)) => addresses(&query, kind, &lookup),
-            Ok(Err(error)) => Err(failure(error)),
-            Err(_elapsed) => Err((Missing::Timeout, FAILURE_TTL)),
+        let first = self.good.load(Ordering::Relaxed);
+        let count = self.servers.len();
+        let mut waiting = (0..count).map(|number| (first + number) % count);
+        let mut asked = FuturesUnordered::new();
+        let mut failed = (Missing::Timeout, FAILURE_TTL);
+        loop {
+            match waiting.next() {
+                Some(number) => asked.push(self.ask_one(number, &query, family)),
+                None if asked.is_empty() => return Err(failed),
+                None => {}
+            }
+            let patience = match waiting.len() {
+                0 => Duration::MAX,
+                _ => PATIENCE,
+            };
+            match timeout(patience, asked.next()).await {
+                Ok(Some((_, Err(failure)))) if is_failure(&failure.0) => failed = failure,
+                Ok(Some((number, outcome))) => {
+                    self.good.store(number, Ordering::Relaxed);
+                    return outcome;
+                }
+                Ok(None) | Err(_) => {}
+            }
         }
+    }
+
+    async fn ask_one(&self, number: usize, query: &Name, family: Family) -> (usize, Outcome) {
+        let kind = family.record_type();
+        let outcome = match self.servers[number].lookup(query.clone(), kind).await {
+            Ok(lookup) => addresses(query, kind, &lookup),
+            Err(error) => Err(failure(error)),
+        };
+        (number, outcome)
+    }
+}
+
+/// Whether another server may know better.
+const fn is_failure(missing: &Missing) -> bool {
+    match missing {
+        Missing::Timeout | Missing::Server(_) => true,
+        Missing::NoName | Missing::NoAddress => false,
     }
 }
 
@@ -112,11 +177,7 @@ fn harden(options: &mut ResolverOpts) {
     options.max_active_requests = QUESTIONS_MAX;
 }
 
-fn addresses(
-    question: &Name,
-    kind: RecordType,
-    lookup: &Lookup,
-) -> Result<(Vec<IpAddr>, Duration), (Missing, Duration)> {
+fn addresses(question: &Name, kind: RecordType, lookup: &Lookup) -> Outcome {
     // Of an alias that was asked for in its turn, the question is the last one's.
     let asked = lookup.message().queries.first().map(|query| &query.name);
     let is_ours = |name| name == question || is_alias(question, name, lookup.answers());
