@@ -2,6 +2,7 @@
 //! It needs no privilege.
 
 pub mod alert;
+pub mod answered;
 pub mod authorise;
 pub mod connection;
 pub mod count;
@@ -17,6 +18,7 @@ pub mod reason;
 pub mod refuse;
 pub mod resolve;
 pub mod serve;
+pub mod silence;
 pub mod spawn;
 pub mod splice;
 pub mod table;

@@ -60,7 +60,7 @@ const ENDS: [Table; 3] = [
 ];
 
 /// Names that stand alone in the code.
-const LITERALS: [(&str, &str, &str); 7] = [
+const LITERALS: [(&str, &str, &str); 8] = [
     (
         include_str!("../src/gateway/dns/answer.rs"),
         "dns_class_not_allowed",
@@ -80,6 +80,11 @@ const LITERALS: [(&str, &str, &str); 7] = [
         include_str!("../src/gateway/connection.rs"),
         "replay_timeout",
         "The server did not take the hello in time.",
+    ),
+    (
+        include_str!("../src/gateway/silence.rs"),
+        "late_hello",
+        "A TLS hello, or part of one, from a client that was let through as one that waits for the server to speak first.",
     ),
     (
         include_str!("../src/gateway/dial.rs"),

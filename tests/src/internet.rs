@@ -13,9 +13,16 @@ use crate::{namespace::Namespace, scratch::Scratch};
 mod dns;
 mod echo;
 mod http;
+mod mail;
 mod tls;
 
 pub use dns::Dns;
+
+/// The port of the DNS server over TLS.
+pub const RESOLVER_TLS: u16 = tls::NAMES;
+
+/// What the certificate of the DNS server over TLS is for.
+pub const RESOLVER_NAME: &str = tls::NAMELESS;
 
 /// The DNS server.
 pub const RESOLVER4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 53);
@@ -38,6 +45,12 @@ pub const HOSTS: [(&str, u8); 8] = [
 /// The port of the TCP and UDP echo, beside TLS on 443 and HTTP on 80.
 pub const ECHO: u16 = 8443;
 
+/// The port of another echo, by TCP and UDP, which stands for a database: the client speaks first.
+pub const DATABASE: u16 = 5432;
+
+/// The port of a server that speaks first.
+pub const MAIL: u16 = 25;
+
 /// The internet.
 #[derive(Debug)]
 pub struct Internet {
@@ -57,7 +70,8 @@ impl Internet {
         std::fs::create_dir(&files)?;
         let authority = tls::serve(&namespace, &files, scratch)?;
         echo::serve(&namespace, ECHO)?;
-        echo::serve(&namespace, 5432)?;
+        echo::serve(&namespace, DATABASE)?;
+        mail::serve(&namespace, MAIL)?;
         let dns = Dns::start(&namespace, scratch)?;
         Ok(Self {
             dns,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Result, ensure};
 use egress_tests::{
     agent::Config,
-    internet::{self, RESOLVER4, RESOLVER6},
+    internet::{self, RESOLVER_NAME, RESOLVER_TLS, RESOLVER4, RESOLVER6},
     scene::Scene,
 };
 
@@ -73,6 +73,87 @@ fn an_allowed_name_is_answered_whomever_one_asks() -> Result<()> {
     }
     scene.expect_nothing("198.51.100.53".parse()?)?;
     agent.records.expect_no_report()
+}
+
+#[test]
+fn names_are_looked_up_over_tls_or_not_at_all() -> Result<()> {
+    for (name, is_right) in [(RESOLVER_NAME, true), ("dns.attacker.test", false)] {
+        let scene = Scene::new()?;
+        // Relative to the configuration, and readable to whom the gateway runs as.
+        let config = Config {
+            resolver: format!("\"tls://{RESOLVER4}:{RESOLVER_TLS}#{name}\""),
+            gateway: "\x20 resolverRoots: authority.pem\n".into(),
+            ..Config::default()
+        };
+        let _agent = scene.enforce(&config)?;
+        scene.capture.clear();
+        let answer = ask(&scene, RESOLVER4.into(), "allowed.test", A, "udp")?;
+        // SERVFAIL (RFC 1035 section 4.1.1).
+        let want = match is_right {
+            true => "code 0 answers 1",
+            false => "code 2 answers 0",
+        };
+        ensure!(answer.contains(want), "{name}: {answer}");
+        let arrived = scene.arrived(RESOLVER4.into())?;
+        ensure!(!arrived.is_empty(), "nobody was asked");
+        let in_clear = arrived.iter().any(|packet| packet.contains(b"allowed"));
+        ensure!(!in_clear, "{arrived:?}");
+        if is_right {
+            scene.curl(&["https://allowed.test/"])?.ok()?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn an_allowed_name_that_leads_inside_is_answered_with_nothing_and_recorded() -> Result<()> {
+    let scene = Scene::new()?;
+    let config = Config {
+        policy: Config::policy(&["rebind.test", "metadata.test"]),
+        ..Config::default()
+    };
+    let agent = scene.enforce(&config)?;
+    for (name, reason, address) in [
+        ("rebind.test", "answer_private", "10.9.9.9"),
+        ("metadata.test", "answer_metadata", "169.254.169.254"),
+    ] {
+        let answer = ask(&scene, RESOLVER4.into(), name, A, "udp")?;
+        ensure!(answer.contains("code 0 answers 0"), "{name}: {answer}");
+        let record = agent
+            .records
+            .wait_for("a record", |r| r.kind() == "dns" && r.reason() == reason)?;
+        ensure!(record.text("/answer") == address, "{record:?}");
+        ensure!(record.verdict() == "deny", "{record:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn no_name_leads_to_what_the_operator_refuses() -> Result<()> {
+    let scene = Scene::new()?;
+    let networks = "[\"203.0.113.10/31\", \"2001:db8:113::a/127\"]";
+    let config = Config {
+        gateway: format!("\x20 refusedAnswers: {networks}\n"),
+        ..Config::default()
+    };
+    let agent = scene.enforce(&config)?;
+    scene.capture.clear();
+    let answer = ask(&scene, RESOLVER4.into(), "allowed.test", A, "udp")?;
+    ensure!(answer.contains("code 0 answers 0"), "{answer}");
+    let to = format!("allowed.test:443:{}", internet::address4("allowed.test"));
+    let denied = scene.curl(&["--resolve", &to, "https://allowed.test/"])?;
+    ensure!(!denied.status.success(), "{}", denied.text());
+    for kind in ["dns", "connection.open"] {
+        agent.records.wait_for("its record", |record| {
+            record.kind() == kind && record.reason() == "answer_refused_network"
+        })?;
+    }
+    for address in internet::addresses("allowed.test") {
+        scene.expect_nothing(address)?;
+    }
+    // Another one is not of these networks.
+    scene.curl(&["https://www.cdn.test/"])?.ok()?;
+    Ok(())
 }
 
 #[test]

@@ -3,7 +3,6 @@
 use std::{
     ffi::OsString,
     fs,
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -30,6 +29,7 @@ use crate::{
         summary::Summary,
         user::User,
     },
+    gateway::resolve::server::NameServer,
     policy::rule::{Mode, Rule},
     telemetry::{record::Record, sink::Sink},
 };
@@ -69,7 +69,7 @@ pub struct Request {
     /// A user's name or number; the caller where it is left out.
     pub user: Option<String>,
     /// Where the gateway looks names up; the node's resolv.conf where empty.
-    pub resolvers: Vec<SocketAddr>,
+    pub resolvers: Vec<NameServer>,
     /// Networks that a name may lead to although they are not public.
     pub permitted_answers: Vec<IpNet>,
     /// A file that records are added to.

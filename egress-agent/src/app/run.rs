@@ -427,12 +427,16 @@ fn gateway_plan(config: &Config) -> GatewayPlan {
         dns_port: gateway.dns_port,
         user: gateway.user,
         resolvers: gateway.resolvers.clone(),
+        resolver_roots: gateway.resolver_roots.clone(),
+        cache: gateway.cache.bounds(),
+        answer_grace: gateway.answer_grace(),
         permitted_answers: gateway.permitted_answers.clone(),
         limits: Limits {
             hello: Duration::from_secs(gateway.hello_seconds),
             silence: Duration::from_secs(gateway.silence_seconds),
             ..Limits::default()
         },
+        refused_answers: gateway.refused_answers.clone(),
         on_loopback: true,
     }
 }

@@ -1,13 +1,6 @@
 //! `egress-agent exec`: holds one command to a list of hosts.
 
-use std::{
-    ffi::OsString,
-    io,
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    process::ExitCode,
-    thread,
-};
+use std::{ffi::OsString, io, path::PathBuf, process::ExitCode, thread};
 
 use anyhow::Context;
 use clap::Args;
@@ -21,14 +14,12 @@ use crate::{
         protocol::AGENT_FAILED,
         signals::{Arrived, Signals},
     },
+    gateway::resolve::server::{self, NameServer},
     policy::{
         flag::{allow_cidr, allow_host, parse_network},
         rule::Rule,
     },
 };
-
-/// Where a resolver listens (RFC 1035 section 4.2).
-const DNS_PORT: u16 = 53;
 
 /// Holds one command, and all that it starts, to a list of hosts.
 #[derive(Debug, Args)]
@@ -61,8 +52,9 @@ pub struct ExecArgs {
     /// Run the command as this user instead of the one who called.
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
-    /// Where names are looked up, instead of the name servers of /etc/resolv.conf.
-    #[arg(long, value_name = "ADDRESS[:PORT]", num_args = 1..)]
+    /// Where names are looked up, instead of the name servers of /etc/resolv.conf: 192.0.2.53,
+    /// tcp://192.0.2.53:53, tls://192.0.2.53#dns.vendor.test.
+    #[arg(long, value_name = "SERVER", num_args = 1..)]
     pub resolver: Vec<String>,
     /// A network that an allowed name may lead to although it is not public: `10.0.0.0/8`.
     #[arg(long, value_name = "NET", num_args = 1..)]
@@ -116,7 +108,6 @@ fn request(args: ExecArgs) -> anyhow::Result<Request> {
     let hosts = args.allow.iter().map(|value| allow_host(value));
     let networks = args.allow_cidr.iter().map(|value| allow_cidr(value));
     let rules: Result<Vec<Rule>, _> = hosts.chain(networks).collect();
-    let resolvers: anyhow::Result<_> = args.resolver.iter().map(|value| resolver(value)).collect();
     let answers: anyhow::Result<_> = args
         .permit_answer
         .iter()
@@ -128,7 +119,7 @@ fn request(args: ExecArgs) -> anyhow::Result<Request> {
         audit: args.audit,
         allow_loopback: args.allow_loopback,
         user: args.user,
-        resolvers: resolvers?,
+        resolvers: resolvers(&args.resolver)?,
         permitted_answers: answers?,
         records: args.records,
         quiet: args.quiet,
@@ -136,14 +127,11 @@ fn request(args: ExecArgs) -> anyhow::Result<Request> {
     })
 }
 
-fn resolver(value: &str) -> anyhow::Result<SocketAddr> {
-    let with_port = value.parse::<SocketAddr>();
-    let alone = || value.parse::<IpAddr>().map(|ip| (ip, DNS_PORT).into());
-    with_port.or_else(|_no_port| alone()).with_context(|| {
-        format!(
-            "--resolver {value}: no address; write 192.0.2.53, 192.0.2.53:5353 or [2001:db8::53]:53"
-        )
-    })
+fn resolvers(values: &[String]) -> anyhow::Result<Vec<NameServer>> {
+    let server = |value: &String| value.parse().with_context(|| format!("--resolver {value}"));
+    let servers: Vec<NameServer> = values.iter().map(server).collect::<Result<_, _>>()?;
+    server::check(&servers).context("--resolver")?;
+    Ok(servers)
 }
 
 fn permitted(value: &str) -> anyhow::Result<IpNet> {

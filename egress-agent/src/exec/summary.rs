@@ -141,7 +141,7 @@ impl Summary {
 }
 
 fn name(open: &Connection) -> String {
-    match &open.server_name {
+    match open.name() {
         Some(name) => format!("{name}:{}", open.attempt.port),
         None => place(open.attempt.destination, open.attempt.port),
     }
@@ -245,6 +245,7 @@ mod tests {
             attempt: attempt(verdict, reason),
             application: None,
             server_name: Some("repo.test".into()),
+            answered_name: None,
             rule: None,
             upstream: None,
             mismatch: false,

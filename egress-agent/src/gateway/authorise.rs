@@ -5,14 +5,17 @@ use std::{net::IpAddr, sync::Arc};
 use egress_common::origin::Origin;
 
 use super::{
+    answered::Named,
     detect::{Detected, Outcome},
     reason::Reason,
     refuse::Refused,
+    resolve::Source,
     table::EndpointState,
 };
 use crate::policy::{
     evaluate::{Decision, DenyReason},
     host::HostName,
+    port::PortRange,
     rule::Mode,
 };
 
@@ -28,13 +31,26 @@ pub struct Ask {
     pub port: u16,
     /// The server name, or why there is none.
     pub name: Result<HostName, Reason>,
+    /// The names that the endpoint had been told the original destination for, when it came.
+    pub answered: Arc<[Named]>,
 }
+
+/// Where a host is allowed for TLS alone, by its server name: an address that several hosts share
+/// would else let all of them pass. 443, the port of a rule that writes none.
+const TLS_ONLY: PortRange = PortRange::HTTPS;
 
 /// What is done with a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Authorised {
     /// Resolve the name and dial that.
     Name {
+        /// The name.
+        name: HostName,
+        /// What allows it.
+        rule: Arc<str>,
+    },
+    /// Dial the original destination: it is what the endpoint was told for this name.
+    Answered {
         /// The name.
         name: HostName,
         /// What allows it.
@@ -52,13 +68,14 @@ pub enum Authorised {
 }
 
 impl Ask {
-    /// Before anything was read.
-    pub fn new(origin: &Origin) -> Self {
+    /// Before anything was read; `answered` as of this moment.
+    pub fn new(origin: &Origin, answered: Arc<[Named]>) -> Self {
         Self {
             endpoint: origin.endpoint,
             destination: origin.destination.to_ip(),
             port: origin.port,
             name: Err(Reason::Silent),
+            answered,
         }
     }
 
@@ -97,14 +114,93 @@ impl Ask {
         }
         match endpoint.policy.decide_address(self.destination, self.port) {
             Decision::Allow { rule } => Authorised::Original { rule },
-            Decision::Deny(reason) => {
-                let reason = match self.name {
-                    Err(Reason::Policy(_)) if loopback => Reason::Loopback,
-                    Err(Reason::Policy(_)) => Reason::Policy(reason),
-                    Err(why) => why,
-                    Ok(_) => Reason::Policy(reason),
-                };
-                audit_or_deny(endpoint, reason)
+            Decision::Deny(reason) => match self.answered(endpoint, refused) {
+                Ok(answered) => answered,
+                Err(Some(reason)) => audit_or_deny(endpoint, reason),
+                Err(None) => audit_or_deny(endpoint, self.reason(reason, loopback)),
+            },
+        }
+    }
+
+    fn reason(&self, of_address: DenyReason, loopback: bool) -> Reason {
+        match self.name {
+            Err(Reason::Policy(_)) if loopback => Reason::Loopback,
+            Err(Reason::Policy(_)) => Reason::Policy(of_address),
+            Err(why) => why,
+            Ok(_) => Reason::Policy(of_address),
+        }
+    }
+
+    /// By the names that the endpoint was told the original destination for, where the connection
+    /// says none itself. What an endpoint may be told instead of a host's own addresses is for
+    /// `Named::source` to say, and where that leads to for the dial.
+    ///
+    /// # Errors
+    /// The reason, where it has to do with those names.
+    fn answered(
+        &self,
+        endpoint: &EndpointState,
+        refused: &Refused,
+    ) -> Result<Authorised, Option<Reason>> {
+        if !self.is_opaque() || TLS_ONLY.contains(self.port) {
+            return Err(None);
+        }
+        let mut denied = None;
+        for named in self.answered.iter() {
+            match endpoint.policy.decide_name(&named.name, self.port) {
+                Decision::Allow { rule } => {
+                    self.check(named, refused)?;
+                    let name = named.name.clone();
+                    return Ok(Authorised::Answered { name, rule });
+                }
+                Decision::Deny(reason) => denied = denied.or(Some(Reason::Policy(reason))),
+            }
+        }
+        let has_hosts = endpoint.policy.has_hosts_on(self.port);
+        Err(denied.or(has_hosts.then_some(Reason::AddressNotAnswered)))
+    }
+
+    /// Neither a hello nor anything that was meant as one. A line that was not finished in time is no
+    /// request.
+    fn is_opaque(&self) -> bool {
+        matches!(
+            self.name,
+            Err(Reason::Policy(_) | Reason::Silent | Reason::RequestTimeout)
+        )
+    }
+
+    /// The name that the endpoint was told the original destination for: the one that is allowed,
+    /// else the last one. `None` of a connection that says one itself.
+    pub fn told(&self, authorised: &Authorised) -> Option<HostName> {
+        match authorised {
+            Authorised::Answered { name, .. } => Some(name.clone()),
+            Authorised::Original { .. } | Authorised::Audit(_) | Authorised::Deny(_) => {
+                let last = self.answered.first().filter(|_| self.is_opaque());
+                last.map(|named| named.name.clone())
+            }
+            Authorised::Name { .. } => None,
+        }
+    }
+
+    /// Whether the original destination is what the endpoint was told for the name that it says: it
+    /// may be none of the name's any more.
+    pub fn was_told_for(&self, authorised: &Authorised) -> bool {
+        match authorised {
+            Authorised::Name { name, .. } => self.answered.iter().any(|told| told.name == *name),
+            Authorised::Answered { .. }
+            | Authorised::Original { .. }
+            | Authorised::Audit(_)
+            | Authorised::Deny(_) => false,
+        }
+    }
+
+    /// Once more, since what is refused may have changed.
+    fn check(&self, named: &Named, refused: &Refused) -> Result<(), Option<Reason>> {
+        match named.source {
+            Source::Hosts => Ok(()),
+            Source::Dns => {
+                let checked = refused.check(self.destination);
+                checked.map_err(|refusal| Some(Reason::Answer(refusal)))
             }
         }
     }
@@ -127,7 +223,9 @@ impl Ask {
             Authorised::Audit(_) => Authorised::Audit(denied),
             Authorised::Deny(Reason::GatewayAddress) => Authorised::Deny(Reason::GatewayAddress),
             Authorised::Deny(_) => Authorised::Deny(denied),
-            allowed @ (Authorised::Original { .. } | Authorised::Name { .. }) => allowed,
+            allowed @ (Authorised::Original { .. }
+            | Authorised::Answered { .. }
+            | Authorised::Name { .. }) => allowed,
         }
     }
 }
@@ -140,16 +238,28 @@ fn audit_or_deny(endpoint: &EndpointState, reason: Reason) -> Authorised {
 }
 
 impl Authorised {
+    /// Whether it is by what the endpoint was told for a name.
+    pub const fn is_answered(&self) -> bool {
+        match self {
+            Self::Answered { .. } => true,
+            Self::Name { .. } | Self::Original { .. } | Self::Audit(_) | Self::Deny(_) => false,
+        }
+    }
+
     /// Whether a connection that was let through on the grounds of `self` may stay on those of
     /// `now`: it must still lead to the same place.
     pub fn still(&self, now: &Self) -> bool {
         match (self, now) {
             (Self::Name { .. }, Self::Name { .. }) => true,
-            (Self::Original { .. }, Self::Original { .. } | Self::Audit(_)) => true,
-            (Self::Audit(_), Self::Original { .. } | Self::Audit(_)) => true,
+            (
+                Self::Original { .. } | Self::Answered { .. } | Self::Audit(_),
+                Self::Original { .. } | Self::Answered { .. } | Self::Audit(_),
+            ) => true,
             (Self::Name { .. }, Self::Audit(_)) => true,
-            (Self::Audit(_) | Self::Original { .. }, Self::Name { .. }) => false,
-            (Self::Name { .. }, Self::Original { .. }) => false,
+            (Self::Audit(_) | Self::Original { .. } | Self::Answered { .. }, Self::Name { .. }) => {
+                false
+            }
+            (Self::Name { .. }, Self::Original { .. } | Self::Answered { .. }) => false,
             (_, Self::Deny(_)) | (Self::Deny(_), _) => false,
         }
     }

@@ -1,6 +1,6 @@
 //! One connection's walk: identify, detect, authorise, resolve, dial, replay and splice, record.
 
-use std::{net::IpAddr, net::SocketAddr, os::fd::AsFd, rc::Rc, sync::Arc, time::Instant};
+use std::{os::fd::AsFd, rc::Rc, sync::Arc, time::Instant};
 
 use egress_common::origin::Origin;
 use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
@@ -9,9 +9,10 @@ use super::{
     alert::{self, Alert},
     authorise::{Ask, Authorised},
     detect::{self, Detected, Outcome, Prefix},
-    dial,
+    dial::{self, DialError, Dialled},
     reason::Reason,
-    resolve::ResolveError,
+    resolve::{Addresses, ResolveError},
+    silence,
     splice::{self, Bytes},
     table::{EndpointState, Table},
     worker::{Ticket, Worker},
@@ -52,7 +53,10 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream) {
                 accepted: Instant::now(),
                 _ticket: ticket,
             };
-            walk.run(stream, Ask::new(&origin), record).await;
+            let destination = origin.destination.to_ip();
+            let answered = &shared.answered;
+            let answered = answered.names(origin.endpoint, &walk.endpoint.name, destination);
+            walk.run(stream, Ask::new(&origin, answered), record).await;
         }
         Err(reason) => {
             let record = open_record(&origin, &endpoint.name, shared.open.number());
@@ -77,6 +81,7 @@ fn open_record(origin: &Origin, name: &str, connection: u64) -> Connection {
             reason: None,
         },
         server_name: None,
+        answered_name: None,
         rule: None,
         upstream: None,
         mismatch: false,
@@ -141,12 +146,8 @@ struct Walk<'a> {
     _ticket: Ticket,
 }
 
-/// Where to dial.
-struct Target {
-    addresses: Vec<IpAddr>,
-    /// Whether the original destination is none of them.
-    mismatch: bool,
-}
+/// What came of a dial.
+type DialOutcome = Result<Dialled, DialError>;
 
 /// Why there is no upstream.
 enum NoUpstream {
@@ -156,7 +157,7 @@ enum NoUpstream {
 
 impl Walk<'_> {
     async fn run(self, mut stream: TcpStream, ask: Ask, mut record: Connection) {
-        let prefix = self.detect(&mut stream, &ask).await;
+        let (prefix, early) = self.detect(&mut stream, &ask).await;
         if prefix.outcome == Outcome::Nothing {
             // A client that raced several addresses and dropped this one; nothing was asked.
             self.worker.shared.counters.add("connections_without_data");
@@ -166,6 +167,7 @@ impl Walk<'_> {
         prefix.outcome.tell(&mut record);
         let refused = self.worker.resolver.refused();
         let authorised = ask.authorise(&self.endpoint, refused);
+        record.answered_name = ask.told(&authorised).map(|name| name.as_str().to_owned());
         match &authorised {
             Authorised::Deny(reason) => {
                 return deny(self.worker, stream, record, &prefix.outcome, *reason).await;
@@ -174,12 +176,14 @@ impl Walk<'_> {
                 record.attempt.verdict = Verdict::Audit;
                 record.attempt.reason = Some(reason.as_str().to_owned());
             }
-            Authorised::Name { rule, .. } | Authorised::Original { rule } => {
+            Authorised::Name { rule, .. }
+            | Authorised::Answered { rule, .. }
+            | Authorised::Original { rule } => {
                 record.attempt.verdict = Verdict::Allow;
                 record.rule = Some(rule.to_string());
             }
         }
-        let upstream = self.upstream(&ask, &authorised, &mut record).await;
+        let upstream = self.upstream(&ask, &authorised, early, &mut record).await;
         match upstream {
             Ok(upstream) => {
                 self.relay(stream, upstream, prefix, &ask, &authorised, record)
@@ -194,51 +198,91 @@ impl Walk<'_> {
 
     /// Reads the hello. Silence is only waited out where the original destination is good; else
     /// the whole time for the hello is the client's.
-    async fn detect(&self, stream: &mut TcpStream, ask: &Ask) -> Prefix {
+    async fn detect(&self, stream: &mut TcpStream, ask: &Ask) -> (Prefix, Option<DialOutcome>) {
         let limits = &self.worker.shared.limits;
         let original = ask.original(&self.endpoint, self.worker.resolver.refused());
         let silence = match original {
             Authorised::Deny(_) => limits.hello,
+            Authorised::Answered { .. } => limits.greeting,
             Authorised::Original { .. } | Authorised::Audit(_) | Authorised::Name { .. } => {
                 limits.silence
             }
         };
-        detect::detect(stream, silence, limits.hello).await
+        let prefix = detect::detect(stream, silence, limits.hello).await;
+        if prefix.outcome == Outcome::Silent && original.is_answered() {
+            return self.greet(stream, ask, prefix).await;
+        }
+        (prefix, None)
+    }
+
+    /// Dials before anything was said, to see who speaks first.
+    async fn greet(
+        &self,
+        stream: &mut TcpStream,
+        ask: &Ask,
+        silent: Prefix,
+    ) -> (Prefix, Option<DialOutcome>) {
+        let limits = &self.worker.shared.limits;
+        let nothing = std::future::ready(Vec::new());
+        let dialled = dial::dial(vec![ask.destination], nothing, ask.port, limits.connect).await;
+        let late = match &dialled {
+            Ok(dialled) => silence::late(stream, &dialled.stream, limits).await,
+            Err(_error) => None,
+        };
+        // One that has gone meanwhile was dialled for, and is recorded like any other.
+        let late = late.filter(|late| late.outcome != Outcome::Nothing);
+        (late.unwrap_or(silent), Some(dialled))
     }
 
     async fn upstream(
         &self,
         ask: &Ask,
         authorised: &Authorised,
+        early: Option<DialOutcome>,
         record: &mut Connection,
     ) -> Result<TcpStream, NoUpstream> {
-        let target = self.target(ask, authorised).await?;
-        record.mismatch = target.mismatch;
-        let limit = self.worker.shared.limits.connect;
-        let dialled = dial::dial(&target.addresses, ask.port, limit).await;
-        let (stream, address): (_, SocketAddr) =
-            dialled.map_err(|error| NoUpstream::Failed(error.reason()))?;
-        record.upstream = Some(address);
-        Ok(stream)
+        let dialled = match early.filter(|_| authorised.is_answered()) {
+            Some(early) => early,
+            None => self.dial(ask, authorised).await?,
+        };
+        let dialled = dialled.map_err(|error| NoUpstream::Failed(error.reason()))?;
+        record.mismatch =
+            !dialled.known.contains(&ask.destination) && !ask.was_told_for(authorised);
+        record.upstream = Some(dialled.to);
+        Ok(dialled.stream)
     }
 
-    async fn target(&self, ask: &Ask, authorised: &Authorised) -> Result<Target, NoUpstream> {
+    async fn dial(&self, ask: &Ask, authorised: &Authorised) -> Result<DialOutcome, NoUpstream> {
+        let addresses = self.target(ask, authorised).await?;
+        let later = async {
+            match addresses.later {
+                Some(later) => later.await,
+                None => Vec::new(),
+            }
+        };
+        let limit = self.worker.shared.limits.connect;
+        Ok(dial::dial(addresses.first, later, ask.port, limit).await)
+    }
+
+    async fn target<'a>(
+        &'a self,
+        ask: &Ask,
+        authorised: &'a Authorised,
+    ) -> Result<Addresses<'a>, NoUpstream> {
         let Authorised::Name { name, .. } = authorised else {
-            return Ok(Target {
-                addresses: vec![ask.destination],
-                mismatch: false,
+            return Ok(Addresses {
+                first: vec![ask.destination],
+                later: None,
             });
         };
-        match self.worker.resolver.addresses(name).await {
-            Ok(addresses) => Ok(Target {
-                mismatch: !addresses.contains(&ask.destination),
-                addresses,
-            }),
-            Err(ResolveError::Refused(_, refusal)) => {
-                Err(NoUpstream::Denied(Reason::Answer(refusal)))
-            }
-            Err(error) => Err(NoUpstream::Failed(error.reason())),
-        }
+        let addresses = self.worker.resolver.addresses(name).await;
+        addresses.map_err(|error| match error {
+            ResolveError::Refused(_, refusal) => NoUpstream::Denied(Reason::Answer(refusal)),
+            ResolveError::NoName
+            | ResolveError::NoAddress
+            | ResolveError::Timeout
+            | ResolveError::Server(_) => NoUpstream::Failed(error.reason()),
+        })
     }
 
     /// Allowed, but there is nobody to talk to.
@@ -296,7 +340,7 @@ impl Walk<'_> {
         super::listen::tune(&upstream);
         let bytes = Bytes::default();
         let reason = tokio::select! {
-            end = replay_and_copy(&mut stream, &mut upstream, prefix, &bytes, self) => end,
+            end = self.replay_and_copy(&mut stream, &mut upstream, prefix, &bytes, authorised) => end,
             () = self.no_longer_allowed(ask, authorised) => "policy_changed",
         };
         self.close(record, &bytes, reason);
@@ -325,23 +369,31 @@ impl Walk<'_> {
         // The control side is gone; the process is about to end.
         std::future::pending::<()>().await;
     }
-}
 
-async fn replay_and_copy(
-    stream: &mut TcpStream,
-    upstream: &mut TcpStream,
-    prefix: Prefix,
-    bytes: &Bytes,
-    walk: &Walk<'_>,
-) -> &'static str {
-    let limits = &walk.worker.shared.limits;
-    match timeout(limits.connect, upstream.write_all(&prefix.bytes)).await {
-        Ok(Ok(())) => bytes.sent.set(prefix.bytes.len() as u64),
-        Ok(Err(_gone)) => return splice::End::Upstream.reason(),
-        Err(_elapsed) => return "replay_timeout",
+    async fn replay_and_copy(
+        &self,
+        stream: &mut TcpStream,
+        upstream: &mut TcpStream,
+        prefix: Prefix,
+        bytes: &Bytes,
+        authorised: &Authorised,
+    ) -> &'static str {
+        let limits = &self.worker.shared.limits;
+        let mut replayed = prefix.bytes;
+        if prefix.outcome == Outcome::Silent && authorised.is_answered() {
+            match silence::later(stream, upstream, limits).await {
+                Ok(first) => replayed = first,
+                Err(reason) => return reason,
+            }
+        }
+        match timeout(limits.connect, upstream.write_all(&replayed)).await {
+            Ok(Ok(())) => bytes.sent.set(replayed.len() as u64),
+            Ok(Err(_gone)) => return splice::End::Upstream.reason(),
+            Err(_elapsed) => return "replay_timeout",
+        }
+        drop(replayed);
+        splice::copy_both(stream, upstream, bytes, limits.idle)
+            .await
+            .reason()
     }
-    drop(prefix);
-    splice::copy_both(stream, upstream, bytes, limits.idle)
-        .await
-        .reason()
 }

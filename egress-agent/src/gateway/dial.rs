@@ -1,13 +1,20 @@
 //! Happy Eyeballs (RFC 8305) over addresses that were checked.
 
 use std::{
+    collections::VecDeque,
     io,
     net::{IpAddr, SocketAddr},
+    pin::pin,
     time::Duration,
 };
 
+use futures_util::{FutureExt as _, future::FusedFuture as _};
 use thiserror::Error;
-use tokio::{net::TcpStream, task::JoinSet, time};
+use tokio::{
+    net::TcpStream,
+    task::JoinSet,
+    time::{self, Instant},
+};
 
 /// Between attempts (RFC 8305 section 5, "Connection Attempt Delay").
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -53,53 +60,116 @@ impl DialError {
     }
 }
 
-/// Connects to the first of the addresses that answers, within `limit`.
+/// A connection, and what there was to choose from.
+#[derive(Debug)]
+pub struct Dialled {
+    /// Connected.
+    pub stream: TcpStream,
+    /// To this address and port.
+    pub to: SocketAddr,
+    /// All addresses that were known by then.
+    pub known: Vec<IpAddr>,
+}
+
+/// Connects to the first of the addresses that answers, within `limit`. Those that come `later`
+/// take their turns.
 ///
 /// # Errors
 /// None answers.
 pub async fn dial(
-    addresses: &[IpAddr],
+    first: Vec<IpAddr>,
+    later: impl Future<Output = Vec<IpAddr>>,
     port: u16,
     limit: Duration,
-) -> Result<(TcpStream, SocketAddr), DialError> {
-    match time::timeout(limit, race(interleave(addresses), port)).await {
+) -> Result<Dialled, DialError> {
+    match time::timeout(limit, race(first, later, port)).await {
         Ok(result) => result,
         Err(_elapsed) => Err(DialError::Timeout),
     }
 }
 
-/// IPv6 first, then by turns (RFC 8305 section 4).
-fn interleave(addresses: &[IpAddr]) -> Vec<IpAddr> {
-    let mut v6 = addresses.iter().filter(|a| a.is_ipv6());
-    let mut v4 = addresses.iter().filter(|a| a.is_ipv4());
-    let mut order = Vec::with_capacity(addresses.len());
-    while order.len() < addresses.len().min(ATTEMPTS_MAX) {
-        order.extend(v6.next().into_iter().chain(v4.next()));
-    }
-    order.truncate(ATTEMPTS_MAX);
-    order
+/// The addresses that are left, by family.
+#[derive(Debug)]
+struct Queue {
+    v6: VecDeque<IpAddr>,
+    v4: VecDeque<IpAddr>,
+    /// IPv6 first, then by turns (RFC 8305 section 4).
+    was_v6: bool,
+    /// How many more are tried.
+    left: usize,
 }
 
-async fn race(order: Vec<IpAddr>, port: u16) -> Result<(TcpStream, SocketAddr), DialError> {
-    let mut waiting = order.into_iter();
+impl Queue {
+    fn new(addresses: &[IpAddr]) -> Self {
+        let mut queue = Self {
+            v6: VecDeque::new(),
+            v4: VecDeque::new(),
+            was_v6: false,
+            left: ATTEMPTS_MAX,
+        };
+        queue.extend(addresses);
+        queue
+    }
+
+    fn extend(&mut self, addresses: &[IpAddr]) {
+        let of = |is_v6| addresses.iter().filter(move |a| a.is_ipv6() == is_v6);
+        self.v6.extend(of(true));
+        self.v4.extend(of(false));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.left == 0 || (self.v6.is_empty() && self.v4.is_empty())
+    }
+
+    fn next(&mut self) -> Option<IpAddr> {
+        self.left = self.left.checked_sub(1)?;
+        let takes_v6 = match (self.v6.is_empty(), self.v4.is_empty()) {
+            (false, false) => !self.was_v6,
+            (is_empty, _) => !is_empty,
+        };
+        self.was_v6 = takes_v6;
+        match takes_v6 {
+            true => self.v6.pop_front(),
+            false => self.v4.pop_front(),
+        }
+    }
+}
+
+async fn race(
+    mut known: Vec<IpAddr>,
+    later: impl Future<Output = Vec<IpAddr>>,
+    port: u16,
+) -> Result<Dialled, DialError> {
+    let mut queue = Queue::new(&known);
+    let mut later = pin!(later.fuse());
     let mut attempts = JoinSet::new();
     let mut last = DialError::NoAddress;
+    let mut turn = Instant::now();
     loop {
-        if let Some(address) = waiting.next() {
-            let to = SocketAddr::new(address, port);
-            attempts.spawn(async move { (to, TcpStream::connect(to).await) });
-        } else if attempts.is_empty() {
-            return Err(last);
+        if attempts.is_empty() || Instant::now() >= turn {
+            if let Some(address) = queue.next() {
+                let to = SocketAddr::new(address, port);
+                attempts.spawn(async move { (to, TcpStream::connect(to).await) });
+                turn = Instant::now() + ATTEMPT_DELAY;
+            } else if attempts.is_empty() && later.is_terminated() {
+                return Err(last);
+            }
         }
-        let delay = match waiting.len() {
-            0 => Duration::MAX,
-            _ => ATTEMPT_DELAY,
-        };
-        match time::timeout(delay, attempts.join_next()).await {
-            // Dropping the set aborts the attempts that are still under way.
-            Ok(Some(Ok((to, Ok(stream))))) => return Ok((stream, to)),
-            Ok(Some(Ok((_, Err(error))))) => last = DialError::Failed(error),
-            Ok(Some(Err(_))) | Ok(None) | Err(_) => {}
+        tokio::select! {
+            Some(joined) = attempts.join_next() => match joined {
+                // Dropping the set aborts the attempts that are still under way.
+                Ok((to, Ok(stream))) => return Ok(Dialled { stream, to, known }),
+                Ok((_, Err(error))) => {
+                    last = DialError::Failed(error);
+                    turn = Instant::now();
+                }
+                Err(_aborted) => {}
+            },
+            more = &mut later, if !later.is_terminated() => {
+                queue.extend(&more);
+                known.extend(more);
+            }
+            () = time::sleep_until(turn), if !queue.is_empty() => {}
         }
     }
 }
@@ -108,25 +178,51 @@ async fn race(order: Vec<IpAddr>, port: u16) -> Result<(TcpStream, SocketAddr), 
 mod tests {
     use super::*;
 
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    fn addresses(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn nothing_more() -> impl Future<Output = Vec<IpAddr>> {
+        std::future::ready(Vec::new())
+    }
+
+    fn order(mut queue: Queue) -> Vec<IpAddr> {
+        std::iter::from_fn(|| (!queue.is_empty()).then(|| queue.next())?).collect()
+    }
+
     #[test]
     fn families_take_turns() {
-        let all: Vec<IpAddr> = ["192.0.2.1", "192.0.2.2", "2001:db8::1"]
-            .iter()
-            .map(|a| a.parse().unwrap())
-            .collect();
-        assert_eq!(interleave(&all), [all[2], all[0], all[1]]);
-        assert_eq!(interleave(&vec![all[0]; 20]).len(), ATTEMPTS_MAX);
+        let all = addresses(&["192.0.2.1", "192.0.2.2", "2001:db8::1"]);
+        assert_eq!(order(Queue::new(&all)), [all[2], all[0], all[1]]);
+        assert_eq!(order(Queue::new(&vec![all[0]; 20])).len(), ATTEMPTS_MAX);
+        let mut queue = Queue::new(&all[..2]);
+        assert_eq!(queue.next(), Some(all[0]));
+        queue.extend(&all[2..]);
+        assert_eq!(order(queue), [all[2], all[1]]);
     }
 
     #[tokio::test]
     async fn a_dead_address_gives_way_to_the_next() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let addresses = ["::1".parse().unwrap(), "127.0.0.1".parse().unwrap()];
-        let (_, to) = dial(&addresses, port, Duration::from_secs(5))
-            .await
-            .unwrap();
-        assert_eq!(to, listener.local_addr().unwrap());
+        let both = addresses(&["::1", "127.0.0.1"]);
+        let dialled = dial(both, nothing_more(), port, LIMIT).await.unwrap();
+        assert_eq!(dialled.to, listener.local_addr().unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_comes_later_is_dialled_when_the_first_are_dead() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let later = async {
+            time::sleep(Duration::from_millis(100)).await;
+            addresses(&["127.0.0.1"])
+        };
+        let dialled = dial(addresses(&["::1"]), later, port, LIMIT).await.unwrap();
+        assert_eq!(dialled.to, listener.local_addr().unwrap());
+        assert_eq!(dialled.known, addresses(&["::1", "127.0.0.1"]));
     }
 
     #[tokio::test]
@@ -134,14 +230,12 @@ mod tests {
         let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = closed.local_addr().unwrap().port();
         drop(closed);
-        let error = dial(
-            &["127.0.0.1".parse().unwrap()],
-            port,
-            Duration::from_secs(5),
-        )
-        .await;
+        let error = dial(addresses(&["127.0.0.1"]), nothing_more(), port, LIMIT).await;
         assert_eq!(error.unwrap_err().reason(), "dial_refused");
-        let error = dial(&[], port, Duration::from_secs(5)).await.unwrap_err();
-        assert_eq!(error.reason(), "dial_no_address");
+        let error = dial(Vec::new(), nothing_more(), port, LIMIT).await;
+        assert_eq!(error.unwrap_err().reason(), "dial_no_address");
+        let never = std::future::pending();
+        let error = dial(Vec::new(), never, port, Duration::from_millis(50)).await;
+        assert_eq!(error.unwrap_err().reason(), "dial_timeout");
     }
 }

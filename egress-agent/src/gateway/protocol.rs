@@ -13,7 +13,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::inherit::Inherited;
+use super::{
+    inherit::Inherited,
+    resolve::{cache::CacheBounds, server::NameServer},
+};
 use crate::{
     policy::rule::{Mode, Rule},
     telemetry::record::Record,
@@ -90,13 +93,26 @@ pub struct Configure {
     pub workers: Option<usize>,
     /// Servers for the gateway's own look-ups; the node's resolv.conf where it is empty.
     #[serde(default)]
-    pub resolvers: Vec<SocketAddr>,
+    pub resolvers: Vec<NameServer>,
+    /// PEM, for DNS over TLS; the system's root certificates where it is absent.
+    #[serde(default)]
+    pub resolver_roots: Option<PathBuf>,
+    /// How much of what they say is kept, and for how long.
+    #[serde(default)]
+    pub cache: CacheBounds,
     /// The operator's own names; read again when it changes.
     #[serde(default = "hosts_file")]
     pub hosts_file: PathBuf,
+    /// How much longer than its time to live an address that an endpoint was told is good for
+    /// protocols that say no name.
+    #[serde(default = "answer_grace")]
+    pub answer_grace: Duration,
     /// Networks that a name may resolve to although they are not public.
     #[serde(default)]
     pub permitted_answers: Vec<IpNet>,
+    /// Networks that no name may resolve to, even if `permitted_answers` has them.
+    #[serde(default)]
+    pub refused_answers: Vec<IpNet>,
     /// Addresses of the gateway beside those that it listens on: never dialled.
     #[serde(default)]
     pub own_addresses: Vec<IpAddr>,
@@ -109,6 +125,10 @@ fn hosts_file() -> PathBuf {
     PathBuf::from(super::hosts::FILE)
 }
 
+fn answer_grace() -> Duration {
+    super::answered::GRACE
+}
+
 impl Configure {
     /// With everything else as it is by default.
     pub fn new(listen: Vec<SocketAddr>, dns: Vec<SocketAddr>) -> Self {
@@ -118,8 +138,12 @@ impl Configure {
             inherited: Inherited::default(),
             workers: None,
             resolvers: Vec::new(),
+            resolver_roots: None,
+            cache: CacheBounds::default(),
             hosts_file: hosts_file(),
+            answer_grace: answer_grace(),
             permitted_answers: Vec::new(),
+            refused_answers: Vec::new(),
             own_addresses: Vec::new(),
             limits: Limits::default(),
         }
@@ -138,6 +162,9 @@ pub struct Limits {
     pub hello: Duration,
     /// After which a client that has sent nothing counts as opaque.
     pub silence: Duration,
+    /// After which the server of a client that has sent nothing is dialled, to see who speaks first,
+    /// where the address was answered for an allowed name.
+    pub greeting: Duration,
     /// For the dial upstream, all addresses together.
     pub connect: Duration,
     /// For one look-up.
@@ -156,6 +183,8 @@ impl Default for Limits {
             connections_per_endpoint: 4_096,
             hello: Duration::from_secs(10),
             silence: Duration::from_secs(3),
+            // Most hellos are there by then, and who waits for a greeting hardly notices.
+            greeting: Duration::from_millis(300),
             connect: Duration::from_secs(10),
             resolve: Duration::from_secs(5),
             idle: Duration::from_secs(3_600),

@@ -15,6 +15,9 @@ pub enum Reason {
     Malformed(Malformed),
     /// A ClientHello without a server name.
     NoServerName,
+    /// Rules name hosts on this port, but no look-up of the endpoint was answered with the
+    /// address, or that is over: protocols that are not TLS are known by that alone.
+    AddressNotAnswered,
     /// An SSLv2 hello.
     Sslv2,
     /// HTTP/2 without TLS, by prior knowledge.
@@ -51,6 +54,7 @@ impl Reason {
             Self::BadName(error) => error.reason(),
             Self::Malformed(malformed) => malformed.reason(),
             Self::NoServerName => "no_server_name",
+            Self::AddressNotAnswered => "address_not_answered",
             Self::Sslv2 => "sslv2_hello",
             Self::Http2 => "http2_prior_knowledge",
             Self::Silent => "silent_client",

@@ -41,7 +41,8 @@ pub enum Refusal {
     /// ::ffff:0:0/96, and the old compatible form ::/96.
     Mapped,
     /// Whatever else is not for the open Internet: 192.0.0.0/24, 198.18.0.0/15 (RFC 2544),
-    /// 240.0.0.0/4, all of IPv6 outside 2000::/3.
+    /// 240.0.0.0/4, 2001:2::/48 (RFC 5180), 2001:10::/28 and 2001:20::/28 (RFC 7343), all of
+    /// IPv6 outside 2000::/3.
     Reserved,
     /// An address of the gateway.
     Own,
@@ -49,6 +50,8 @@ pub enum Refusal {
     Node,
     /// In a network of pods or Services (`clusterNetworks`), a public one.
     Cluster,
+    /// In a network that the operator refuses (`refusedAnswers`).
+    Configured,
 }
 
 impl Refusal {
@@ -72,6 +75,7 @@ impl Refusal {
             Self::Own => "answer_own",
             Self::Node => "answer_node",
             Self::Cluster => "answer_cluster",
+            Self::Configured => "answer_refused_network",
         }
     }
 }
@@ -80,6 +84,7 @@ impl Refusal {
 #[derive(Clone, Debug, Default)]
 pub struct Refused {
     permitted: Vec<IpNet>,
+    configured: Vec<IpNet>,
     own: Vec<IpAddr>,
     table: Option<watch::Receiver<Arc<Table>>>,
 }
@@ -89,9 +94,16 @@ impl Refused {
     pub fn new(permitted: Vec<IpNet>, own: Vec<IpAddr>) -> Self {
         Self {
             permitted,
+            configured: Vec::new(),
             own,
             table: None,
         }
+    }
+
+    /// With networks that are refused whatever is permitted.
+    #[must_use]
+    pub fn and_networks(self, configured: Vec<IpNet>) -> Self {
+        Self { configured, ..self }
     }
 
     /// With what the generation in force says of the node and the cluster.
@@ -116,11 +128,11 @@ impl Refused {
         if self.is_own(address) {
             return Err(Refusal::Own);
         }
-        if self
-            .permitted
-            .iter()
-            .any(|network| network.contains(&address))
-        {
+        let within = |networks: &[IpNet]| networks.iter().any(|net| net.contains(&address));
+        if within(&self.configured) {
+            return Err(Refusal::Configured);
+        }
+        if within(&self.permitted) {
             return Ok(());
         }
         match refusal(address).or_else(|| self.of_node_or_cluster(address)) {
@@ -152,7 +164,7 @@ fn v4(address: Ipv4Addr) -> Option<Refusal> {
     match address.octets() {
         [0, ..] => Some(Refusal::Unspecified),
         [127, ..] => Some(Refusal::Loopback),
-        [169, 254, 169, 254] | [100, 100, 100, 200] => Some(Refusal::Metadata),
+        [169, 254, 169, 254] | [100, 100, 100, 200] | [168, 63, 129, 16] => Some(Refusal::Metadata),
         [169, 254, ..] => Some(Refusal::LinkLocal),
         [10, ..] | [172, 16..=31, ..] | [192, 168, ..] => Some(Refusal::Private),
         [100, 64..=127, ..] => Some(Refusal::Cgnat),
@@ -177,6 +189,7 @@ fn v6(address: Ipv6Addr) -> Option<Refusal> {
         [0xff00..=0xffff, ..] => Some(Refusal::Multicast),
         [0x2002, ..] => Some(Refusal::SixToFour),
         [0x2001, 0, ..] => Some(Refusal::Teredo),
+        [0x2001, 2, 0, ..] | [0x2001, 0x10..=0x2f, ..] => Some(Refusal::Reserved),
         [0x2000..=0x3fff, ..] => None,
         [..] => Some(Refusal::Reserved),
     }
@@ -217,6 +230,10 @@ mod tests {
             ("ff02::1", "answer_multicast"),
             ("100::1", "answer_reserved"),
             ("4000::1", "answer_reserved"),
+            ("2001:2::1", "answer_reserved"),
+            ("2001:10::1", "answer_reserved"),
+            ("2001:2f::1", "answer_reserved"),
+            ("168.63.129.16", "answer_metadata"),
         ];
         for (address, name) in table {
             let refusal = refusal(address.parse().unwrap()).map(Refusal::reason);
@@ -243,6 +260,20 @@ mod tests {
             refused.check("192.168.0.1".parse().unwrap()),
             Err(Refusal::Private)
         );
+    }
+
+    #[test]
+    fn what_the_operator_refuses_is_refused_although_it_is_permitted() {
+        let nets = |text: &str| vec![text.parse().unwrap()];
+        let refused = Refused::new(nets("10.0.0.0/8"), Vec::new()).and_networks(vec![
+            "10.1.0.0/16".parse().unwrap(),
+            "203.0.113.0/28".parse().unwrap(),
+        ]);
+        let check = |address: &str| refused.check(address.parse().unwrap());
+        assert_eq!(check("10.2.0.1"), Ok(()));
+        assert_eq!(check("10.1.0.1"), Err(Refusal::Configured));
+        assert_eq!(check("203.0.113.7"), Err(Refusal::Configured));
+        assert_eq!(check("203.0.113.17"), Ok(()));
     }
 
     #[test]

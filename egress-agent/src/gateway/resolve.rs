@@ -1,19 +1,9 @@
 //! The gateway's own look-ups. An address from DNS is handed out only when it was checked.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration, time::Instant};
 
-use hickory_resolver::{
-    Resolver as Hickory, TokioResolver,
-    config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
-    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
-    proto::{
-        op::ResponseCode,
-        rr::{Name, RecordType},
-    },
-};
+use futures_util::{FutureExt as _, future::LocalBoxFuture};
+use hickory_resolver::proto::rr::RecordType;
 use thiserror::Error;
 use tokio::time::timeout;
 
@@ -24,14 +14,22 @@ use super::{
 };
 use crate::policy::host::HostName;
 
+pub mod cache;
+pub mod server;
+pub mod upstream;
+
+use cache::{Cache, Found, Key, Look, Missing, Promise};
+use server::RootsError;
+use upstream::Upstream;
+
 /// Time to live of a name in the hosts file, seconds: it may change at any time.
 const HOSTS_TTL: u32 = 5;
-/// The longest time to live that is handed to an endpoint, seconds: a policy or address change
-/// is seen after that at the latest.
-pub const TTL_MAX: u32 = 300;
+/// How long the first address of the other family is waited for (RFC 8305 section 3,
+/// "Resolution Delay").
+const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
 /// An address family to look up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Family {
     /// A.
     V4,
@@ -39,13 +37,57 @@ pub enum Family {
     V6,
 }
 
+impl Family {
+    const fn record_type(self) -> RecordType {
+        match self {
+            Self::V4 => RecordType::A,
+            Self::V6 => RecordType::AAAA,
+        }
+    }
+
+    const fn has(self, address: IpAddr) -> bool {
+        match self {
+            Self::V4 => address.is_ipv4(),
+            Self::V6 => address.is_ipv6(),
+        }
+    }
+}
+
 /// An address that may be dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The address.
     pub address: IpAddr,
-    /// Seconds, at most [`TTL_MAX`].
+    /// For how many seconds it is the name's; at least 1.
     pub ttl: u32,
+    /// Who says so.
+    pub source: Source,
+}
+
+/// Who says that an address is a name's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A name server: the address was checked.
+    Dns,
+    /// The hosts file, the operator's word: only the gateway's own addresses are refused.
+    Hosts,
+}
+
+/// What a look-up of one family has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// At least one.
+    pub answers: Vec<Answer>,
+    /// The first address that was left out because it is refused.
+    pub left_out: Option<(IpAddr, Refusal)>,
+}
+
+/// The addresses of a name: those of the family that answered first, and those that are to come.
+pub struct Addresses<'a> {
+    /// At least one.
+    pub first: Vec<IpAddr>,
+    /// Of the other family, none where it has none.
+    pub later: Option<LocalBoxFuture<'a, Vec<IpAddr>>>,
 }
 
 /// Why a name has no address.
@@ -79,16 +121,44 @@ impl ResolveError {
             Self::Server(_) => "resolve_failed",
         }
     }
+
+    /// The more telling of two families' reasons: what is refused, then what failed.
+    fn or(self, other: Self) -> Self {
+        match (&self, &other) {
+            (Self::Refused(..), _) => self,
+            (_, Self::Refused(..)) => other,
+            (Self::Timeout | Self::Server(_), Self::NoName | Self::NoAddress) => self,
+            (Self::NoName | Self::NoAddress | Self::Timeout | Self::Server(_), _) => other,
+        }
+    }
+}
+
+impl From<Missing> for ResolveError {
+    fn from(missing: Missing) -> Self {
+        match missing {
+            Missing::NoName => Self::NoName,
+            Missing::NoAddress => Self::NoAddress,
+            Missing::Timeout => Self::Timeout,
+            Missing::Server(why) => Self::Server(why),
+        }
+    }
 }
 
 /// Cannot look names up at all.
 #[derive(Debug, Error)]
-#[error("no resolver: {0}; check /etc/resolv.conf, or configure resolvers")]
-pub struct SetupError(String);
+pub enum SetupError {
+    /// There is nobody to ask.
+    #[error("no resolver: {0}; check /etc/resolv.conf, or configure resolvers")]
+    Servers(String),
+    /// Nobody's certificate can be verified.
+    #[error("no resolver: {0}")]
+    Roots(#[from] RootsError),
+}
 
-/// One worker's resolver and its cache.
+/// One worker's resolver; what it learns, all workers know.
 pub struct Resolver {
-    hickory: TokioResolver,
+    upstream: Upstream,
+    cache: Arc<Cache>,
     hosts: Hosts,
     refused: Refused,
     limit: Duration,
@@ -98,23 +168,20 @@ impl Resolver {
     /// With the servers of the configuration, or the node's.
     ///
     /// # Errors
-    /// The node's resolv.conf cannot be read.
-    pub fn new(configure: &Configure, refused: Refused) -> Result<Self, SetupError> {
-        let provider = TokioRuntimeProvider::default();
-        let failed = |error: NetError| SetupError(error.to_string());
-        let mut builder = match configure.resolvers.as_slice() {
-            [] => Hickory::builder(provider).map_err(failed)?,
-            servers => {
-                let servers = servers.iter().map(name_server).collect();
-                Hickory::builder_with_config(ResolverConfig::from_name_servers(servers), provider)
-            }
-        };
-        harden(builder.options_mut());
+    /// The node's resolv.conf cannot be read, or no root certificates where they are needed.
+    pub fn new(
+        configure: &Configure,
+        refused: Refused,
+        cache: Arc<Cache>,
+    ) -> Result<Self, SetupError> {
+        let limit = configure.limits.resolve;
+        let roots = configure.resolver_roots.as_deref();
         Ok(Self {
-            hickory: builder.build().map_err(failed)?,
+            upstream: Upstream::new(&configure.resolvers, roots, limit)?,
+            cache,
             hosts: Hosts::new(configure.hosts_file.clone()),
             refused,
-            limit: configure.limits.resolve,
+            limit,
         })
     }
 
@@ -132,120 +199,143 @@ impl Resolver {
         name: &HostName,
         family: Family,
     ) -> Result<Vec<Answer>, ResolveError> {
+        let checked = self.checked_family(name, family).await?;
+        Ok(checked.answers)
+    }
+
+    /// The same, with what was left out.
+    ///
+    /// # Errors
+    /// As [`family`](Self::family).
+    pub async fn checked_family(
+        &self,
+        name: &HostName,
+        family: Family,
+    ) -> Result<Checked, ResolveError> {
         let from_file = self.hosts.addresses(name);
         if !from_file.is_empty() {
             return self.of_hosts(from_file, family);
         }
-        let kind = match family {
-            Family::V4 => RecordType::A,
-            Family::V6 => RecordType::AAAA,
-        };
-        let mut query = Name::from_ascii(name.as_str())
-            .map_err(|error| ResolveError::Server(error.to_string()))?;
-        // Fully qualified, so that no search domain makes other names of it.
-        query.set_fqdn(true);
-        let lookup = timeout(self.limit, self.hickory.lookup(query, kind)).await;
-        let lookup = lookup
-            .map_err(|_elapsed| ResolveError::Timeout)?
-            .map_err(failure)?;
-        let addresses = lookup.answers().iter().filter_map(|record| {
-            let address = record.data.ip_addr()?;
-            Some(Answer {
-                address,
-                ttl: record.ttl.min(TTL_MAX),
-            })
-        });
-        self.checked(addresses.filter(|answer| is_family(answer.address, family)))
+        let found = self.found((name.clone(), family)).await?;
+        let addresses = found.outcome.as_ref().map_err(Clone::clone)?;
+        self.checked(addresses, remaining(found.until))
     }
 
-    /// Addresses of both families.
+    /// Addresses of both families. The one that answers first is enough: the other is waited for
+    /// for a moment where it is IPv6, and else comes later.
     ///
     /// # Errors
     /// Neither family has one; the more telling reason.
-    pub async fn addresses(&self, name: &HostName) -> Result<Vec<IpAddr>, ResolveError> {
-        let (v6, v4) = tokio::join!(self.family(name, Family::V6), self.family(name, Family::V4));
-        match (v6, v4) {
-            (Err(refused @ ResolveError::Refused(..)), Err(_)) => Err(refused),
-            (Err(_), Err(error)) => Err(error),
-            (v6, v4) => {
-                let answers = v6.into_iter().chain(v4).flatten();
-                Ok(answers.map(|answer| answer.address).collect())
+    pub async fn addresses<'a>(
+        &'a self,
+        name: &'a HostName,
+    ) -> Result<Addresses<'a>, ResolveError> {
+        let mut v6 = self.family(name, Family::V6).boxed_local();
+        let mut v4 = self.family(name, Family::V4).boxed_local();
+        let (first, mut other, patience) = tokio::select! {
+            biased;
+            first = &mut v6 => (first, v4, Duration::ZERO),
+            first = &mut v4 => (first, v6, RESOLUTION_DELAY),
+        };
+        let error = match first {
+            Ok(answers) => {
+                let mut first = only_addresses(answers);
+                let later = match timeout(patience, &mut other).await {
+                    Ok(more) => {
+                        first.extend(more.map(only_addresses).unwrap_or_default());
+                        None
+                    }
+                    Err(_elapsed) => Some(only_later(other).boxed_local()),
+                };
+                return Ok(Addresses { first, later });
             }
+            Err(error) => error,
+        };
+        match other.await {
+            Ok(answers) => Ok(Addresses {
+                first: only_addresses(answers),
+                later: None,
+            }),
+            Err(other) => Err(error.or(other)),
         }
     }
 
-    fn of_hosts(&self, all: Vec<IpAddr>, family: Family) -> Result<Vec<Answer>, ResolveError> {
+    /// What is known, or what somebody is told who asks: whoever comes first.
+    async fn found(&self, key: Key) -> Result<Arc<Found>, ResolveError> {
+        let mut told = match self.cache.look(&key) {
+            Look::Known(found) => return Ok(found),
+            Look::Asked(told) => told,
+            Look::Ask(promise, told) => {
+                // A task of its own: others wait for it when this one has gone.
+                tokio::spawn(ask(self.upstream.clone(), promise, self.cache.clone()));
+                told
+            }
+        };
+        let found = timeout(self.limit, told.wait_for(Option::is_some)).await;
+        let found = found.map_err(|_elapsed| ResolveError::Timeout)?;
+        let found =
+            found.map_err(|_dropped| ResolveError::Server("nobody asks any more".into()))?;
+        found.clone().ok_or(ResolveError::Timeout)
+    }
+
+    fn of_hosts(&self, all: Vec<IpAddr>, family: Family) -> Result<Checked, ResolveError> {
         let own = all.iter().find(|address| self.refused.is_own(**address));
         if let Some(own) = own {
             return Err(ResolveError::Refused(*own, Refusal::Own));
         }
-        let of_family = all
-            .into_iter()
-            .filter(|address| is_family(*address, family));
+        let of_family = all.into_iter().filter(|address| family.has(*address));
         let answers: Vec<_> = of_family
             .map(|address| Answer {
                 address,
                 ttl: HOSTS_TTL,
+                source: Source::Hosts,
             })
             .collect();
         match answers.is_empty() {
             true => Err(ResolveError::NoAddress),
-            false => Ok(answers),
+            false => Ok(Checked {
+                answers,
+                left_out: None,
+            }),
         }
     }
 
-    fn checked(&self, answers: impl Iterator<Item = Answer>) -> Result<Vec<Answer>, ResolveError> {
-        let (mut good, mut refused) = (Vec::new(), None);
-        for answer in answers {
-            match self.refused.check(answer.address) {
-                Ok(()) => good.push(answer),
-                Err(refusal) => refused = refused.or(Some((answer.address, refusal))),
+    fn checked(&self, addresses: &[IpAddr], ttl: u32) -> Result<Checked, ResolveError> {
+        let (mut answers, mut left_out) = (Vec::new(), None);
+        for &address in addresses {
+            match self.refused.check(address) {
+                Ok(()) => answers.push(Answer {
+                    address,
+                    ttl,
+                    source: Source::Dns,
+                }),
+                Err(refusal) => left_out = left_out.or(Some((address, refusal))),
             }
         }
-        match (good.is_empty(), refused) {
-            (false, _) => Ok(good),
+        match (answers.is_empty(), left_out) {
+            (false, left_out) => Ok(Checked { answers, left_out }),
             (true, Some((address, refusal))) => Err(ResolveError::Refused(address, refusal)),
             (true, None) => Err(ResolveError::NoAddress),
         }
     }
 }
 
-const fn is_family(address: IpAddr, family: Family) -> bool {
-    match family {
-        Family::V4 => address.is_ipv4(),
-        Family::V6 => address.is_ipv6(),
-    }
+async fn ask(upstream: Upstream, promise: Promise, cache: Arc<Cache>) {
+    let found = upstream.ask(promise.key(), cache.bounds()).await;
+    promise.keep(found);
 }
 
-fn name_server(server: &SocketAddr) -> NameServerConfig {
-    let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
-    for connection in &mut connections {
-        connection.port = server.port();
-    }
-    NameServerConfig::new(server.ip(), true, connections)
+/// Whole seconds, at least one: what is handed out holds for a moment, or it would be no use.
+fn remaining(until: Instant) -> u32 {
+    let left = until.saturating_duration_since(Instant::now());
+    let seconds = left.as_millis().div_ceil(1_000).max(1);
+    u32::try_from(seconds).unwrap_or(u32::MAX)
 }
 
-fn harden(options: &mut ResolverOpts) {
-    // The hosts file is ours to read; its addresses are treated differently.
-    options.use_hosts_file = ResolveHosts::Never;
-    options.case_randomization = false;
-    options.positive_max_ttl = Some(Duration::from_secs(TTL_MAX.into()));
-    options.negative_max_ttl = Some(Duration::from_secs(30));
-    options.timeout = Duration::from_secs(2);
-    options.attempts = 2;
+fn only_addresses(answers: Vec<Answer>) -> Vec<IpAddr> {
+    answers.into_iter().map(|answer| answer.address).collect()
 }
 
-fn failure(error: NetError) -> ResolveError {
-    if let NetError::Dns(DnsError::NoRecordsFound(none)) = &error {
-        if none.response_code == ResponseCode::NXDomain {
-            return ResolveError::NoName;
-        }
-        if none.response_code == ResponseCode::NoError {
-            return ResolveError::NoAddress;
-        }
-    }
-    match matches!(error, NetError::Timeout) {
-        true => ResolveError::Timeout,
-        false => ResolveError::Server(error.to_string()),
-    }
+async fn only_later(other: LocalBoxFuture<'_, Result<Vec<Answer>, ResolveError>>) -> Vec<IpAddr> {
+    other.await.map(only_addresses).unwrap_or_default()
 }

@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use super::{
+    answered::Answered,
     count::Counters,
     dns::log::RefusalLog,
     identify::Identify,
@@ -30,7 +31,7 @@ use super::{
         write_message,
     },
     refuse::Refused,
-    resolve::{Resolver, SetupError},
+    resolve::{Resolver, SetupError, cache::Cache},
     table::Table,
     worker::{Open, Records, Shared, Worker},
 };
@@ -136,6 +137,7 @@ async fn start(
         limits: Arc::new(configure.limits.clone()),
         open: Open::default(),
         drains: is_draining,
+        answered: Answered::new(configure.answer_grace),
         refusals: Arc::new(Mutex::new(RefusalLog::default())),
     };
     let workers = configure
@@ -161,11 +163,14 @@ async fn start(
             .chain(&configure.dns)
             .map(SocketAddr::ip),
     );
-    let refused =
-        Refused::new(configure.permitted_answers.clone(), own).and_of(shared.table.clone());
+    let refused = Refused::new(configure.permitted_answers.clone(), own)
+        .and_networks(configure.refused_answers.clone())
+        .and_of(shared.table.clone());
+    let cache = Arc::new(Cache::new(configure.cache.clone()));
     let (mut stop, mut waiting) = (Vec::new(), Vec::new());
     for (number, sockets) in sets.into_iter().enumerate() {
         let (shared, refused, configure) = (shared.clone(), refused.clone(), configure.clone());
+        let cache = cache.clone();
         let under_way = working.clone();
         let (ready, is_ready) = oneshot::channel();
         let (start, started) = oneshot::channel();
@@ -174,7 +179,7 @@ async fn start(
             .name(format!("gateway-{number}"))
             .spawn(move || {
                 let made = || {
-                    let resolver = Resolver::new(&configure, refused)?;
+                    let resolver = Resolver::new(&configure, refused, cache)?;
                     Ok(Worker {
                         shared,
                         resolver,
@@ -309,7 +314,9 @@ impl Gateway {
             ToGateway::Configure(_) | ToGateway::Drain => Err(ServeError::Order),
             ToGateway::Endpoints(endpoints) => {
                 let generation = endpoints.generation;
-                self.table.send_replace(Arc::new(Table::new(&endpoints)));
+                let table = Arc::new(Table::new(&endpoints));
+                self.table.send_replace(table.clone());
+                self.shared.answered.keep(&table);
                 Ok(FromGateway::Applied { generation })
             }
             ToGateway::Serve => Ok(match self.serve().await {

@@ -12,8 +12,8 @@ use std::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    count::Counters, dns::log::RefusalLog, identify::Identify, protocol::Limits, reason::Reason,
-    resolve::Resolver, table::Table,
+    answered::Answered, count::Counters, dns::log::RefusalLog, identify::Identify,
+    protocol::Limits, reason::Reason, resolve::Resolver, table::Table,
 };
 use crate::telemetry::record::{Event, Record};
 
@@ -34,6 +34,8 @@ pub struct Shared {
     pub open: Open,
     /// Whether no more are taken.
     pub drains: watch::Receiver<bool>,
+    /// Which addresses endpoints were told, and for which names.
+    pub answered: Answered,
     /// Refused look-ups, told once per key and window.
     pub refusals: Arc<Mutex<RefusalLog>>,
 }

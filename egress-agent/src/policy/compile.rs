@@ -16,6 +16,8 @@ pub struct CompiledPolicy {
     pub(super) exact: HashMap<HostName, Vec<Entry>>,
     /// By the name after `*.`.
     pub(super) wildcard: HashMap<HostName, Vec<Entry>>,
+    /// The ports of all hosts together.
+    pub(super) host_ports: Vec<PortRange>,
     /// Longest prefix first, so that the most particular rule is the one that is named.
     pub(super) networks: Vec<PrefixTable>,
 }
@@ -43,6 +45,7 @@ impl CompiledPolicy {
             let name: Arc<str> = rule.name.as_str().into();
             match &rule.allow {
                 Allow::Hosts { hosts, ports } => {
+                    compiled.add_host_ports(ports);
                     for host in hosts {
                         compiled.add_host(host, ports, &name);
                     }
@@ -58,6 +61,15 @@ impl CompiledPolicy {
             .networks
             .sort_by_key(|t| std::cmp::Reverse(t.prefix));
         compiled
+    }
+
+    /// Policies are written with a handful of different ports.
+    fn add_host_ports(&mut self, ports: &[PortRange]) {
+        for range in ports {
+            if !self.host_ports.contains(range) {
+                self.host_ports.push(*range);
+            }
+        }
     }
 
     fn add_host(&mut self, host: &HostPattern, ports: &[PortRange], rule: &Arc<str>) {

@@ -79,6 +79,11 @@ impl CompiledPolicy {
         entries.next().map(|_named| ()).ok_or_else(|| unknown(name))
     }
 
+    /// Whether any rule names a host on this port.
+    pub fn has_hosts_on(&self, port: u16) -> bool {
+        self.host_ports.iter().any(|range| range.contains(port))
+    }
+
     fn name_entries(&self, name: &HostName) -> impl Iterator<Item = &Entry> {
         let exact = self.exact.get(name);
         let by_wildcard = !ech::is_public_name(name);

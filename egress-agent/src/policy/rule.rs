@@ -21,7 +21,8 @@ pub struct Rule {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Allow {
-    /// Connections that name one of these hosts, on one of these ports.
+    /// Connections that name one of these hosts, on one of these ports; and beside port 443 those
+    /// that say no name, to an address that the endpoint was told for one.
     Hosts {
         /// The names.
         hosts: Vec<HostPattern>,

@@ -213,6 +213,10 @@ pub struct Connection {
     /// The name that it asked for, canonical.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
+    /// Of a connection that says no name itself, the one that the endpoint was told the destination
+    /// for: the one that is allowed, else the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered_name: Option<String>,
     /// What decided: `EgressPolicy shop/orders egress[0]`, `--allow repo.test`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
@@ -241,6 +245,15 @@ pub struct Connection {
     pub ja4: Option<String>,
 }
 
+impl Connection {
+    /// The name that it is about: the server's, or the one that the destination was told for.
+    pub fn name(&self) -> Option<&str> {
+        self.server_name
+            .as_deref()
+            .or(self.answered_name.as_deref())
+    }
+}
+
 /// The end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionClose {
@@ -267,6 +280,9 @@ pub struct DnsRefusal {
     pub name: String,
     /// The record type.
     pub query_type: String,
+    /// Of an allowed name that leads to nothing but refused addresses, the first of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<IpAddr>,
     /// How many queries this record stands for.
     pub count: u64,
 }

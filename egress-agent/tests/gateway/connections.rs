@@ -164,7 +164,8 @@ async fn without_an_origin_or_with_an_unknown_endpoint_nothing_passes() {
 #[tokio::test]
 async fn slow_and_silent_clients_meet_a_deadline() {
     let mut world = world(&["repo.test:PORT"]).await;
-    let stream = world.dial(ENFORCED).await;
+    world.come_from(ENFORCED, [203, 0, 113, 9].into(), 443, 6);
+    let stream = TcpStream::connect(world.gateway).await.unwrap();
     assert_eq!(rest(stream).await, Err(io::ErrorKind::ConnectionReset));
     let reason = opened(world.record().await).attempt.reason;
     assert_eq!(reason.as_deref(), Some("silent_client"));

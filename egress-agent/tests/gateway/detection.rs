@@ -16,7 +16,7 @@ use crate::world::*;
 
 #[tokio::test]
 async fn what_a_client_speaks_is_recorded() {
-    let mut world = world(&["repo.test:PORT"]).await;
+    let mut world = world(&[]).await;
     let clients: [(&[u8], Application, &str); 5] = [
         (
             b"GET / HTTP/1.1\r\n",
@@ -306,7 +306,7 @@ async fn a_browsers_hello_is_decided_by_its_outer_name_and_relayed_as_it_is() {
 /// Whoever goes on sending a little now and then has no longer than whoever sends nothing.
 #[tokio::test]
 async fn a_slow_client_meets_an_absolute_deadline() {
-    let mut world = world(&["repo.test:PORT"]).await;
+    let mut world = world(&[]).await;
     let hello = records(&message("repo.test", 10_000), usize::MAX);
     let request = [&b"GET /"[..], &[b'a'; 10_000]].concat();
     for (bytes, reason) in [(hello, "hello_timeout"), (request, "request_timeout")] {

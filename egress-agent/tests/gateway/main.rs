@@ -5,6 +5,7 @@
     reason = "helpers of tests"
 )]
 
+mod answered;
 mod connections;
 mod detection;
 mod names;

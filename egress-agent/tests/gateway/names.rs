@@ -27,8 +27,18 @@ async fn look_ups_of_allowed_names_only() {
         (none.metadata.response_code, none.answers.len()),
         (ResponseCode::NoError, 0)
     );
+    let Event::Dns(refusal) = world.record().await.event else {
+        panic!("dns")
+    };
+    assert_eq!(refusal.attempt.reason.as_deref(), Some("answer_private"));
+    assert_eq!(refusal.answer, Some([10, 1, 2, 3].into()));
     let hosts = world.lookup(ENFORCED, "repo.test.", RecordType::A).await;
     assert_eq!(hosts.answers[0].data.to_string(), "127.0.0.1");
+    assert_eq!(
+        world.count("answer_private").await,
+        2,
+        "10.0.0.1 of public.test, and private.test"
+    );
     let https = world
         .lookup(ENFORCED, "public.test.", RecordType::HTTPS)
         .await;

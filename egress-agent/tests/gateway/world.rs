@@ -11,7 +11,7 @@ use std::{
 };
 
 use egress_agent::{
-    gateway::{identify::Identify, protocol::*, serve::serve},
+    gateway::{identify::Identify, protocol::*, resolve::server::NameServer, serve::serve},
     policy::{
         flag::{allow_cidr, allow_host},
         rule::{Mode, Rule},
@@ -122,6 +122,7 @@ pub(crate) fn limits() -> Limits {
     Limits {
         hello: Duration::from_millis(600),
         silence: Duration::from_millis(100),
+        greeting: Duration::from_millis(100),
         ..Limits::default()
     }
 }
@@ -164,7 +165,7 @@ impl World {
         // On ::1 alone: 127.0.0.1 would then be the gateway's own, and upstreams are there.
         let any: SocketAddr = "[::1]:0".parse().unwrap();
         let mut configure = Configure::new(vec![any], vec![any]);
-        configure.resolvers = vec![name_server(asked.clone()).await];
+        configure.resolvers = vec![NameServer::udp(name_server(asked.clone()).await)];
         configure.hosts_file = hosts.clone();
         configure.workers = Some(2);
         configure.limits = limits;

@@ -20,6 +20,10 @@ pub struct Config {
     pub policy: String,
     /// Of every endpoint.
     pub mode: Mode,
+    /// The gateway's name server, as the file has it.
+    pub resolver: String,
+    /// More fields of `gateway`, as the file has them.
+    pub gateway: String,
     /// Endpoints beside those with a link, as the file has them.
     pub others: String,
 }
@@ -30,6 +34,8 @@ impl Default for Config {
         Self {
             policy: Self::policy(&["allowed.test", "repo.test", "*.cdn.test"]),
             mode: Mode::Enforce,
+            resolver: format!("\"{RESOLVER4}:53\""),
+            gateway: String::new(),
             others: String::new(),
         }
     }
@@ -92,13 +98,16 @@ impl Config {
              \x20 port: 15001\n\
              \x20 dnsPort: 15053\n\
              \x20 user: 62951\n\
-             \x20 resolvers: [\"{RESOLVER4}:53\"]\n\
+             \x20 resolvers: [{}]\n\
              \x20 permittedAnswers: []\n\
+             {}\
              policies: [policy.yaml]\n\
              clusterNetworks: [\"10.0.0.0/8\", \"fd00::/16\"]\n\
              records: {{ path: {} }}\n\
              endpoints:\n",
             world.name(),
+            self.resolver,
+            self.gateway,
             records.display(),
         );
         for pod in pods {

@@ -103,6 +103,37 @@ fn config(log: &str) -> String {
     config
 }
 
+/// The answer to a query for an address of a host of [`HOSTS`], which has none of the other types;
+/// `None` where the query is none.
+pub(super) fn answer(query: &[u8]) -> Option<Vec<u8>> {
+    let (mut at, mut labels) = (12, Vec::new());
+    while *query.get(at)? != 0 {
+        let end = at + 1 + usize::from(query[at]);
+        labels.push(String::from_utf8_lossy(query.get(at + 1..end)?).into_owned());
+        at = end;
+    }
+    let kind = query.get(at + 1..at + 3)?;
+    let host = labels.join(".").to_lowercase();
+    let is_known = HOSTS.iter().any(|(name, _)| *name == host);
+    let data = match (is_known, kind) {
+        (true, [0, 1]) => address4(&host).octets().to_vec(),
+        (true, [0, 28]) => address6(&host).octets().to_vec(),
+        _ => Vec::new(),
+    };
+    let count = u8::from(!data.is_empty());
+    let mut answer = query[..2].to_vec();
+    // A response to one question (RFC 1035 section 4.1.1).
+    answer.extend([0x81, 0x80, 0, 1, 0, count, 0, 0, 0, 0]);
+    answer.extend(query.get(12..at + 5)?);
+    if count == 1 {
+        // The name that was asked for, its type, class IN, a minute.
+        answer.extend([&[0xc0, 12][..], kind, &[0, 1, 0, 0, 0, 60, 0]].concat());
+        answer.push(data.len() as u8);
+        answer.extend(data);
+    }
+    Some(answer)
+}
+
 /// `A allowed.test` of `… dnsmasq[1]: query[A] allowed.test from 10.1.1.5`.
 fn query(line: &str) -> Option<String> {
     let (_, rest) = line.split_once("query[")?;

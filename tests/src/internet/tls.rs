@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -24,7 +24,7 @@ use rustls::{
 use super::http::{self, Visit};
 use crate::{namespace::Namespace, scratch::Scratch};
 
-/// Serves TLS on 443 and plain HTTP on 80, on every address of the namespace, and returns the
+/// Serves TLS on 443, plain HTTP on 80 and DNS over TLS on [`NAMES`], on every address of the namespace, and returns the
 /// authority's PEM file.
 pub(super) fn serve(namespace: &Namespace, files: &Path, scratch: &Scratch) -> Result<PathBuf> {
     let certificates = Certificates::new()?;
@@ -38,6 +38,13 @@ pub(super) fn serve(namespace: &Namespace, files: &Path, scratch: &Scratch) -> R
     let listener = namespace
         .enter(|| TcpListener::bind(("::", 443)))?
         .context("could not listen on port 443")?;
+    let for_names = Arc::clone(&config);
+    let names = namespace
+        .enter(|| TcpListener::bind(("::", NAMES)))?
+        .with_context(|| format!("could not listen on port {NAMES}"))?;
+    http::accept(names, move |stream| {
+        names_over(stream, &for_names).ok();
+    });
     let directory: Arc<Path> = files.into();
     http::accept(listener, move |stream| {
         // A client that does not speak TLS, or goes away, is no concern of the server's.
@@ -59,6 +66,29 @@ fn visit(mut stream: TcpStream, config: &Arc<ServerConfig>, files: &Path) -> io:
     stream.conn.send_close_notify();
     stream.flush()
 }
+
+/// DNS over TLS (RFC 7858), from [`super::HOSTS`] alone. Its clients send no server name: the
+/// certificate is for [`NAMELESS`].
+fn names_over(stream: TcpStream, config: &Arc<ServerConfig>) -> io::Result<()> {
+    let tls = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
+    let mut stream = StreamOwned::new(tls, stream);
+    loop {
+        let mut length = [0; 2];
+        stream.read_exact(&mut length)?;
+        let mut query = vec![0; u16::from_be_bytes(length).into()];
+        stream.read_exact(&mut query)?;
+        let answer = super::dns::answer(&query).ok_or(io::ErrorKind::InvalidData)?;
+        let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
+        stream.write_all(&[&length.to_be_bytes()[..], &answer].concat())?;
+        stream.flush()?;
+    }
+}
+
+/// The port of DNS over TLS: not 853, where tests want nobody to listen.
+pub(super) const NAMES: u16 = 8_853;
+
+/// Whom a certificate is for, where the client names nobody.
+pub(super) const NAMELESS: &str = "nameless.test";
 
 /// Makes a certificate for each name when it is first asked for.
 struct Certificates {
@@ -109,7 +139,7 @@ impl fmt::Debug for Certificates {
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let name = hello.server_name().unwrap_or("nameless.test");
+        let name = hello.server_name().unwrap_or(NAMELESS);
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = made.get(name) {
             return Some(Arc::clone(known));

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     ffi::OsStr,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -28,7 +28,7 @@ use crate::{
         state::{EndpointState, LinkState},
     },
     exec::slot::Slot,
-    gateway::{hosts, protocol::Limits},
+    gateway::{hosts, protocol::Limits, resolve::server::NameServer},
     policy::{
         compile::CompiledPolicy,
         load::load_files,
@@ -114,7 +114,7 @@ impl Allowed {
 /// Where the gateway listens: on the node's side of the veth, or on loopback where there is none.
 pub(super) fn gateway(
     slot: Slot,
-    resolvers: Vec<SocketAddr>,
+    resolvers: Vec<NameServer>,
     permitted_answers: Vec<IpNet>,
     on_loopback: bool,
 ) -> GatewayPlan {
@@ -126,8 +126,12 @@ pub(super) fn gateway(
         dns_port: defaults.dns_port,
         user: defaults.user,
         resolvers,
+        resolver_roots: None,
+        cache: defaults.cache.bounds(),
+        answer_grace: defaults.answer_grace(),
         permitted_answers,
         limits: Limits::default(),
+        refused_answers: Vec::new(),
         on_loopback,
     }
 }

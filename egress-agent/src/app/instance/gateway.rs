@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use egress_common::endpoint::Gateway;
@@ -14,6 +15,7 @@ use crate::{
     gateway::{
         inherit::Inherited,
         protocol::{Configure, FromGateway, Limits, ToGateway},
+        resolve::{cache::CacheBounds, server::NameServer},
         spawn::{ControlReceiver, ControlSender, GatewayChild, SpawnOptions, spawn},
     },
     telemetry::record::Event,
@@ -33,11 +35,19 @@ pub struct GatewayPlan {
     /// The user and group that it runs as.
     pub user: u32,
     /// Where it looks names up.
-    pub resolvers: Vec<SocketAddr>,
+    pub resolvers: Vec<NameServer>,
+    /// What DNS over TLS trusts; the system's root certificates where it is left out.
+    pub resolver_roots: Option<PathBuf>,
+    /// How much of the answers is kept, and for how long.
+    pub cache: CacheBounds,
+    /// How much longer than its time to live an address that an endpoint was told is good.
+    pub answer_grace: Duration,
     /// Networks that a name may lead to although they are not public.
     pub permitted_answers: Vec<IpNet>,
     /// Its bounds.
     pub limits: Limits,
+    /// Networks that no name may lead to.
+    pub refused_answers: Vec<IpNet>,
     /// Whether the addresses are put on the loopback device.
     pub on_loopback: bool,
 }
@@ -56,8 +66,12 @@ impl GatewayPlan {
     fn configure(&self) -> Configure {
         let mut configure = Configure::new(self.at(self.port), self.at(self.dns_port));
         configure.resolvers = self.resolvers.clone();
+        configure.resolver_roots = self.resolver_roots.clone();
+        configure.cache = self.cache.clone();
+        configure.answer_grace = self.answer_grace;
         configure.permitted_answers = self.permitted_answers.clone();
         configure.limits = self.limits.clone();
+        configure.refused_answers = self.refused_answers.clone();
         configure
     }
 

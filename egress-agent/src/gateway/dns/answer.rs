@@ -11,7 +11,7 @@ use hickory_proto::{
 use super::query::{self, Received, Reply, host_name};
 use crate::{
     gateway::{
-        resolve::{Answer, Family, ResolveError},
+        resolve::{Answer, Checked, Family, ResolveError, Source},
         table::EndpointState,
         worker::Worker,
     },
@@ -63,7 +63,13 @@ async fn respond(
             return None;
         }
     };
-    match decide(worker, origin, &question, protocol).await {
+    let asker = Asker {
+        worker,
+        origin,
+        question: &question,
+        protocol,
+    };
+    match asker.decide().await {
         Outcome::Answers(answers) => {
             for answer in answers {
                 reply.add(&question, answer.address, answer.ttl);
@@ -75,25 +81,113 @@ async fn respond(
     Some(reply)
 }
 
-async fn decide(worker: &Worker, origin: &Origin, question: &Query, protocol: Protocol) -> Outcome {
-    let table = worker.shared.table.borrow().clone();
-    let Some(endpoint) = table.endpoint(origin.endpoint) else {
-        refuse(worker, origin, None, question, protocol, "unknown_endpoint");
-        return Outcome::Code(ResponseCode::Refused);
-    };
-    let reason = match wanted(endpoint, question) {
-        Ok(Wanted::Localhost(answer)) => return answer,
-        Ok(Wanted::Nothing) => return Outcome::Empty,
-        Ok(Wanted::Addresses(name, family)) => {
-            worker.shared.counters.add("dns_allowed");
-            return resolve(worker, &name, family).await;
+/// Who asks what, and how.
+struct Asker<'a> {
+    worker: &'a Worker,
+    origin: &'a Origin,
+    question: &'a Query,
+    protocol: Protocol,
+}
+
+impl Asker<'_> {
+    async fn decide(&self) -> Outcome {
+        let table = self.worker.shared.table.borrow().clone();
+        let Some(endpoint) = table.endpoint(self.origin.endpoint) else {
+            self.refuse(None, "unknown_endpoint");
+            return Outcome::Code(ResponseCode::Refused);
+        };
+        let reason = match wanted(endpoint, self.question) {
+            Ok(Wanted::Localhost(answer)) => return answer,
+            Ok(Wanted::Nothing) => return Outcome::Empty,
+            Ok(Wanted::Addresses(name, family)) => {
+                self.worker.shared.counters.add("dns_allowed");
+                return self.resolve(endpoint, &name, family).await;
+            }
+            Err(reason) => reason,
+        };
+        self.refuse(Some(endpoint), reason);
+        match (endpoint.mode, audited(self.question)) {
+            (Mode::Audit, Some((name, family))) => self.resolve(endpoint, &name, family).await,
+            (Mode::Audit, None) | (Mode::Enforce, _) => Outcome::Code(ResponseCode::Refused),
         }
-        Err(reason) => reason,
-    };
-    refuse(worker, origin, Some(endpoint), question, protocol, reason);
-    match (endpoint.mode, audited(question)) {
-        (Mode::Audit, Some((name, family))) => resolve(worker, &name, family).await,
-        (Mode::Audit, None) | (Mode::Enforce, _) => Outcome::Code(ResponseCode::Refused),
+    }
+
+    async fn resolve(&self, endpoint: &EndpointState, name: &HostName, family: Family) -> Outcome {
+        let shared = &self.worker.shared;
+        match self.worker.resolver.checked_family(name, family).await {
+            Ok(Checked { answers, left_out }) => {
+                if let Some((_, refusal)) = left_out {
+                    shared.counters.add(refusal.reason());
+                }
+                // Before it is sent: the connection may come on its heels.
+                let id = self.origin.endpoint;
+                shared.answered.note(id, &endpoint.name, name, &answers);
+                Outcome::Answers(answers)
+            }
+            Err(ResolveError::NoName) => Outcome::Code(ResponseCode::NXDomain),
+            Err(ResolveError::NoAddress) => Outcome::Empty,
+            Err(ResolveError::Refused(address, refusal)) => {
+                shared.counters.add(refusal.reason());
+                let refused = self.refusal(Some(endpoint), Verdict::Deny, refusal.reason());
+                self.tell(DnsRefusal {
+                    answer: Some(address),
+                    ..refused
+                });
+                Outcome::Empty
+            }
+            Err(ResolveError::Timeout | ResolveError::Server(_)) => {
+                shared.counters.add("dns_upstream_failed");
+                Outcome::Code(ResponseCode::ServFail)
+            }
+        }
+    }
+
+    fn refuse(&self, endpoint: Option<&EndpointState>, reason: &'static str) {
+        let audit = endpoint.is_some_and(|endpoint| endpoint.mode == Mode::Audit);
+        let (verdict, counter) = match audit {
+            true => (Verdict::Audit, "dns_audited"),
+            false => (Verdict::Deny, "dns_refused"),
+        };
+        self.worker.shared.counters.add(counter);
+        self.tell(self.refusal(endpoint, verdict, reason));
+    }
+
+    fn refusal(
+        &self,
+        endpoint: Option<&EndpointState>,
+        verdict: Verdict,
+        reason: &'static str,
+    ) -> DnsRefusal {
+        DnsRefusal {
+            attempt: Attempt {
+                endpoint: EndpointRef {
+                    id: self.origin.endpoint,
+                    name: endpoint.map(|e| e.name.to_string()).unwrap_or_default(),
+                },
+                process: ProcessRef::from(&self.origin.process),
+                destination: self.origin.destination.to_ip(),
+                port: self.origin.port,
+                protocol: self.protocol.clone(),
+                verdict,
+                reason: Some(reason.to_owned()),
+            },
+            name: self.question.name.to_lowercase().to_ascii(),
+            query_type: self.question.query_type.to_string(),
+            answer: None,
+            count: 1,
+        }
+    }
+
+    fn tell(&self, refusal: DnsRefusal) {
+        let shared = &self.worker.shared;
+        let told = {
+            let mut log = shared.refusals.lock();
+            let log = log.as_mut().map_err(|_poisoned| ());
+            log.map_or_else(|()| None, |log| log.note(refusal))
+        };
+        if let Some(refusal) = told {
+            shared.records.tell(Event::Dns(refusal));
+        }
     }
 }
 
@@ -151,63 +245,6 @@ fn localhost(family: Option<Family>) -> Outcome {
     Outcome::Answers(vec![Answer {
         address,
         ttl: LOCALHOST_TTL,
+        source: Source::Hosts,
     }])
-}
-
-async fn resolve(worker: &Worker, name: &HostName, family: Family) -> Outcome {
-    match worker.resolver.family(name, family).await {
-        Ok(answers) => Outcome::Answers(answers),
-        Err(ResolveError::NoName) => Outcome::Code(ResponseCode::NXDomain),
-        Err(ResolveError::NoAddress) => Outcome::Empty,
-        Err(ResolveError::Refused(_, refusal)) => {
-            worker.shared.counters.add(refusal.reason());
-            Outcome::Empty
-        }
-        Err(ResolveError::Timeout | ResolveError::Server(_)) => {
-            worker.shared.counters.add("dns_upstream_failed");
-            Outcome::Code(ResponseCode::ServFail)
-        }
-    }
-}
-
-fn refuse(
-    worker: &Worker,
-    origin: &Origin,
-    endpoint: Option<&EndpointState>,
-    question: &Query,
-    protocol: Protocol,
-    reason: &'static str,
-) {
-    let audit = endpoint.is_some_and(|endpoint| endpoint.mode == Mode::Audit);
-    let (verdict, counter) = match audit {
-        true => (Verdict::Audit, "dns_audited"),
-        false => (Verdict::Deny, "dns_refused"),
-    };
-    let shared = &worker.shared;
-    shared.counters.add(counter);
-    let refusal = DnsRefusal {
-        attempt: Attempt {
-            endpoint: EndpointRef {
-                id: origin.endpoint,
-                name: endpoint.map(|e| e.name.to_string()).unwrap_or_default(),
-            },
-            process: ProcessRef::from(&origin.process),
-            destination: origin.destination.to_ip(),
-            port: origin.port,
-            protocol,
-            verdict,
-            reason: Some(reason.to_owned()),
-        },
-        name: question.name.to_lowercase().to_ascii(),
-        query_type: question.query_type.to_string(),
-        count: 1,
-    };
-    let told = {
-        let mut log = shared.refusals.lock();
-        let log = log.as_mut().map_err(|_poisoned| ());
-        log.map_or_else(|()| None, |log| log.note(refusal))
-    };
-    if let Some(refusal) = told {
-        shared.records.tell(Event::Dns(refusal));
-    }
 }

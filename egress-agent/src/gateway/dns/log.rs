@@ -72,6 +72,7 @@ impl Window {
         let others = self.others.map(|(refusal, count)| DnsRefusal {
             name: OTHERS.to_owned(),
             query_type: OTHERS.to_owned(),
+            answer: None,
             count,
             ..refusal
         });
@@ -100,6 +101,7 @@ mod tests {
             },
             name,
             query_type: "TXT".into(),
+            answer: None,
             count: 1,
         }
     }

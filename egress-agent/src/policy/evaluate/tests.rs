@@ -77,6 +77,13 @@ fn public_names_of_ech_have_to_be_named() {
 }
 
 #[test]
+fn ports_of_hosts() {
+    let policy = compiled(&["repo.test", "db.test:5432", "198.51.100.0/24:8443"]);
+    let ports = [443, 5432, 8443].map(|port| policy.has_hosts_on(port));
+    assert_eq!(ports, [true, true, false]);
+}
+
+#[test]
 fn addresses() {
     let policy = compiled(&[
         "198.51.100.0/24:8443",

@@ -81,7 +81,7 @@ impl fmt::Display for Connection {
         if let Some(application) = self.application {
             write!(f, " {application}")?;
         }
-        if let Some(name) = &self.server_name {
+        if let Some(name) = self.name() {
             write!(f, " {name}")?;
         }
         if self.ech {
@@ -112,7 +112,7 @@ impl fmt::Display for ConnectionClose {
         f.write_str("CLOSE ")?;
         who(&self.open.attempt, f)?;
         write!(f, " tcp {}", destination(&self.open.attempt))?;
-        if let Some(name) = &self.open.server_name {
+        if let Some(name) = self.open.name() {
             write!(f, " {name}")?;
         }
         let (sent, received) = (self.bytes_sent, self.bytes_received);
@@ -136,6 +136,9 @@ impl fmt::Display for DnsRefusal {
             self.query_type,
             destination(&self.attempt)
         )?;
+        if let Some(answer) = &self.answer {
+            write!(f, " -> {answer}")?;
+        }
         reason(&self.attempt, f)?;
         match self.count {
             1 => Ok(()),

@@ -27,6 +27,7 @@ fn connection() -> Connection {
         attempt: attempt(Verdict::Allow),
         application: Some(Application::Tls),
         server_name: Some("repo.test".into()),
+        answered_name: None,
         rule: Some("--allow repo.test".into()),
         upstream: Some("192.0.2.7:443".parse().unwrap()),
         mismatch: false,
@@ -53,6 +54,7 @@ fn every_kind_survives_json() {
             attempt: attempt(Verdict::Deny),
             name: "x.evil.test".into(),
             query_type: "TXT".into(),
+            answer: None,
             count: 3,
         }),
         Event::Bypass(Bypass {

@@ -18,6 +18,7 @@ fn told(outcome: &Outcome) -> Connection {
         },
         application: None,
         server_name: None,
+        answered_name: None,
         rule: None,
         upstream: None,
         mismatch: false,
