@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use super::{
     compile::{CompiledPolicy, Entry},
     host::HostName,
+    http::{self, HttpDecision, HttpEntry, Request},
 };
 
 /// What policy says.
@@ -21,15 +22,23 @@ pub enum Decision {
     Deny(DenyReason),
 }
 
-/// Why nothing allows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Why nothing allows it: what the nearest rule does not allow, nearer ones later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DenyReason {
     /// No rule names the host.
     HostNotAllowed,
-    /// A rule names the host or the network, on other ports.
-    PortNotAllowed,
     /// No rule names a network that holds the address.
     AddressNotAllowed,
+    /// A rule names the host or the network, on other ports.
+    PortNotAllowed,
+    /// A rule names the host, for requests with other methods.
+    MethodNotAllowed,
+    /// A rule names the host, for requests of other paths.
+    PathNotAllowed,
+    /// A rule names the host and the path, for requests with a header that this one has not.
+    HeaderNotAllowed,
+    /// A rule allows the request, but not that it becomes a WebSocket.
+    WebsocketNotAllowed,
 }
 
 impl DenyReason {
@@ -37,8 +46,12 @@ impl DenyReason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::HostNotAllowed => "host_not_allowed",
-            Self::PortNotAllowed => "port_not_allowed",
             Self::AddressNotAllowed => "address_not_allowed",
+            Self::PortNotAllowed => "port_not_allowed",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::PathNotAllowed => "path_not_allowed",
+            Self::HeaderNotAllowed => "header_not_allowed",
+            Self::WebsocketNotAllowed => "websocket_not_allowed",
         }
     }
 }
@@ -54,6 +67,11 @@ impl CompiledPolicy {
         decide(self.name_entries(name), port, DenyReason::HostNotAllowed)
     }
 
+    /// A request of plain HTTP.
+    pub fn decide_http(&self, request: &Request) -> HttpDecision {
+        http::decide(self.http_entries(&request.host), request)
+    }
+
     /// Opaque TCP to this address and port. Loopback is only meant by networks that lie within
     /// it: `0.0.0.0/0` does not open the node's own services.
     pub fn decide_address(&self, address: IpAddr, port: u16) -> Decision {
@@ -67,7 +85,15 @@ impl CompiledPolicy {
 
     /// Whether any rule names the host, on whatever port: then its name may be looked up.
     pub fn allows_name(&self, name: &HostName) -> bool {
-        self.name_entries(name).next().is_some()
+        self.name_entries(name).next().is_some() || self.http_entries(name).next().is_some()
+    }
+
+    fn http_entries(&self, name: &HostName) -> impl Iterator<Item = &HttpEntry> {
+        let exact = self.http_exact.get(name);
+        let wildcards = name
+            .parents()
+            .filter_map(|parent| self.http_wildcard.get(parent));
+        exact.into_iter().chain(wildcards).flatten()
     }
 
     fn name_entries(&self, name: &HostName) -> impl Iterator<Item = &Entry> {
