@@ -311,7 +311,7 @@ pub enum FieldNameError {
 }
 
 /// Fields that the gateway writes anew, and those that say where a request goes.
-const OWN: [&str; 11] = [
+const OWN: [&str; 13] = [
     "host",
     "connection",
     "content-length",
@@ -322,6 +322,8 @@ const OWN: [&str; 11] = [
     "trailer",
     "keep-alive",
     "proxy-connection",
+    "proxy-authorization",
+    "proxy-authenticate",
     "http2-settings",
 ];
 
