@@ -55,6 +55,9 @@ pub struct GatewayConfig {
     pub resolvers: Vec<SocketAddr>,
     /// Networks that a name may lead to although they are not public.
     pub permitted_answers: Vec<IpNet>,
+    /// Authorities that it trusts where it starts TLS, a PEM file relative to this one; the node's
+    /// where it is left out.
+    pub roots: Option<PathBuf>,
 }
 
 impl Default for GatewayConfig {
@@ -68,6 +71,7 @@ impl Default for GatewayConfig {
             user: 62_951,
             resolvers: Vec::new(),
             permitted_answers: Vec::new(),
+            roots: None,
         }
     }
 }
@@ -196,6 +200,9 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
     }
     if let Some(records) = &mut config.records.path {
         *records = folder.join(&records);
+    }
+    if let Some(roots) = &mut config.gateway.roots {
+        *roots = folder.join(&roots);
     }
     check(&config).map_err(|what| ConfigError::Invalid {
         path: path.to_owned(),

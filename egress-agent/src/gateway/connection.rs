@@ -9,12 +9,12 @@ use super::{
     alert::{self, Alert},
     authorise::{Ask, Authorised},
     detect::{self, Outcome, Prefix, client_hello::Detected},
-    dial,
+    dial, http,
     reason::Reason,
     resolve::ResolveError,
     splice::{self, Bytes},
     table::{EndpointState, Table},
-    worker::{Ticket, Worker},
+    worker::{Shared, Ticket, Worker},
 };
 use crate::telemetry::record::{
     Attempt, Connection, ConnectionClose, EndpointRef, Event, ProcessRef, Protocol, Verdict,
@@ -137,8 +137,10 @@ struct Target {
 }
 
 /// Why there is no upstream.
-enum NoUpstream {
+pub(super) enum NoUpstream {
+    /// Where it leads is refused.
     Denied(Reason),
+    /// Nobody answers; the stable name of how.
     Failed(&'static str),
 }
 
@@ -151,6 +153,18 @@ impl Walk<'_> {
             return;
         }
         let ask = ask.with(&prefix.outcome);
+        let (mut stream, mut prefix, mut ask) = (stream, prefix, ask);
+        if self.is_http(&mut stream, &mut prefix).await {
+            let bytes = std::mem::take(&mut prefix.bytes);
+            let served = http::serve(self.worker, &ask, &record, self.accepted, stream, bytes);
+            let Some(rest) = served.await else {
+                return;
+            };
+            (stream, prefix.bytes, ask.name) = (rest.stream, rest.bytes, Err(rest.reason));
+            if rest.was_open {
+                record.connection = self.worker.shared.open.number();
+            }
+        }
         if let Outcome::Decided(Detected::Tls(hello)) = &prefix.outcome {
             record.server_name = Some(hello.server_name.as_str().to_owned());
             record.ech = hello.ech;
@@ -182,6 +196,15 @@ impl Walk<'_> {
             }
             Err(NoUpstream::Failed(reason)) => self.fail(stream, &prefix, record, reason).await,
         }
+    }
+
+    async fn is_http(&self, stream: &mut TcpStream, prefix: &mut Prefix) -> bool {
+        if prefix.outcome != Outcome::Decided(Detected::NotTls) {
+            return false;
+        }
+        let limit = self.worker.shared.limits.hello;
+        let left = limit.saturating_sub(self.accepted.elapsed());
+        http::begin::is_http(stream, &mut prefix.bytes, left).await
     }
 
     /// Reads the hello. Silence is only waited out where the original destination is good; else
@@ -259,20 +282,7 @@ impl Walk<'_> {
     }
 
     fn close(&self, open: Connection, bytes: &Bytes, reason: &str) {
-        let shared = &self.worker.shared;
-        shared.counters.add("connections_closed");
-        shared.counters.add_many("bytes_sent", bytes.sent.get());
-        shared
-            .counters
-            .add_many("bytes_received", bytes.received.get());
-        let elapsed = self.accepted.elapsed().as_millis();
-        shared.records.tell(Event::ConnectionClose(ConnectionClose {
-            open,
-            bytes_sent: bytes.sent.get(),
-            bytes_received: bytes.received.get(),
-            duration_ms: u64::try_from(elapsed).unwrap_or(u64::MAX),
-            close_reason: reason.to_owned(),
-        }));
+        tell_close(&self.worker.shared, open, bytes, self.accepted, reason);
     }
 
     async fn relay(
@@ -317,6 +327,28 @@ impl Walk<'_> {
         // The control side is gone; the process is about to end.
         std::future::pending::<()>().await;
     }
+}
+
+/// Tells of a connection's end, and counts it.
+pub(super) fn tell_close(
+    shared: &Shared,
+    open: Connection,
+    bytes: &Bytes,
+    accepted: Instant,
+    reason: &str,
+) {
+    let (sent, received) = (bytes.sent.get(), bytes.received.get());
+    shared.counters.add("connections_closed");
+    shared.counters.add_many("bytes_sent", sent);
+    shared.counters.add_many("bytes_received", received);
+    let elapsed = accepted.elapsed().as_millis();
+    shared.records.tell(Event::ConnectionClose(ConnectionClose {
+        open,
+        bytes_sent: sent,
+        bytes_received: received,
+        duration_ms: u64::try_from(elapsed).unwrap_or(u64::MAX),
+        close_reason: reason.to_owned(),
+    }));
 }
 
 async fn replay_and_copy(

@@ -2,7 +2,7 @@
 
 use crate::policy::{evaluate::DenyReason, host::HostNameError};
 
-use super::{detect::client_hello::Malformed, refuse::Refusal};
+use super::{detect::client_hello::Malformed, http::bad::Bad, refuse::Refusal};
 
 /// Why a connection does not pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub enum Reason {
     Policy(DenyReason),
     /// The server name is no host name.
     BadName(HostNameError),
+    /// The request is malformed or ambiguous.
+    Http(Bad),
     /// The ClientHello is malformed.
     Malformed(Malformed),
     /// A ClientHello without a server name.
@@ -43,6 +45,7 @@ impl Reason {
         match self {
             Self::Policy(reason) => reason.as_str(),
             Self::BadName(error) => error.reason(),
+            Self::Http(bad) => bad.reason(),
             Self::Malformed(malformed) => malformed.reason(),
             Self::NoServerName => "no_server_name",
             Self::Sslv2 => "sslv2_hello",

@@ -23,6 +23,7 @@ use tokio::{
 use super::{
     count::Counters,
     dns::log::RefusalLog,
+    http,
     identify::Identify,
     listen::{self, ListenError, Sockets},
     protocol::{
@@ -163,10 +164,11 @@ async fn start(
     );
     let refused =
         Refused::new(configure.permitted_answers.clone(), own).and_of(shared.table.clone());
+    let tls = http::tls::config(&configure.roots);
     let (mut stop, mut waiting) = (Vec::new(), Vec::new());
     for (number, sockets) in sets.into_iter().enumerate() {
         let (shared, refused, configure) = (shared.clone(), refused.clone(), configure.clone());
-        let under_way = working.clone();
+        let (under_way, tls) = (working.clone(), tls.clone());
         let (ready, is_ready) = oneshot::channel();
         let (start, started) = oneshot::channel();
         let (stopper, stopped) = oneshot::channel();
@@ -178,6 +180,8 @@ async fn start(
                     Ok(Worker {
                         shared,
                         resolver,
+                        tls,
+                        pool: Rc::default(),
                         under_way,
                     })
                 };

@@ -6,5 +6,8 @@
 )]
 
 mod connections;
+mod http;
 mod names;
+mod origination;
+mod server;
 mod world;

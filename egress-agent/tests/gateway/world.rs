@@ -138,6 +138,11 @@ pub(crate) fn endpoints(generation: u64, rules: Vec<Rule>, relay_loopback: bool)
 
 impl World {
     pub(crate) async fn new(rules: &[String]) -> Self {
+        Self::trusting(rules, String::new()).await
+    }
+
+    /// That trusts these authorities.
+    pub(crate) async fn trusting(rules: &[String], roots: String) -> Self {
         static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let hosts =
@@ -154,6 +159,7 @@ impl World {
         configure.resolvers = vec![name_server(asked.clone()).await];
         configure.hosts_file = hosts.clone();
         configure.workers = Some(2);
+        configure.roots = roots;
         configure.limits = Limits {
             hello: Duration::from_millis(600),
             silence: Duration::from_millis(100),

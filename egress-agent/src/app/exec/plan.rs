@@ -116,6 +116,7 @@ pub(super) fn gateway(
     slot: Slot,
     resolvers: Vec<SocketAddr>,
     permitted_answers: Vec<IpNet>,
+    roots: String,
     on_loopback: bool,
 ) -> GatewayPlan {
     let defaults = GatewayConfig::default();
@@ -127,6 +128,7 @@ pub(super) fn gateway(
         user: defaults.user,
         resolvers,
         permitted_answers,
+        roots,
         on_loopback,
     }
 }

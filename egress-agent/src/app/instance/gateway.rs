@@ -36,6 +36,8 @@ pub struct GatewayPlan {
     pub resolvers: Vec<SocketAddr>,
     /// Networks that a name may lead to although they are not public.
     pub permitted_answers: Vec<IpNet>,
+    /// Authorities that it trusts where it starts TLS, PEM.
+    pub roots: String,
     /// Whether the addresses are put on the loopback device.
     pub on_loopback: bool,
 }
@@ -55,6 +57,7 @@ impl GatewayPlan {
         let mut configure = Configure::new(self.at(self.port), self.at(self.dns_port));
         configure.resolvers = self.resolvers.clone();
         configure.permitted_answers = self.permitted_answers.clone();
+        configure.roots.clone_from(&self.roots);
         configure
     }
 
@@ -127,6 +130,7 @@ fn is_the_gateways(message: &FromGateway) -> bool {
         FromGateway::Record(record) => match record.event {
             Event::ConnectionOpen(_)
             | Event::ConnectionClose(_)
+            | Event::HttpRequest(_)
             | Event::Dns(_)
             | Event::Lost(_) => true,
             Event::Bypass(_) | Event::BypassRepeated(_) | Event::Posture(_) => false,

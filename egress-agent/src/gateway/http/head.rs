@@ -70,10 +70,10 @@ pub fn parse(head: &[u8], port: u16) -> Result<Head, Bad> {
         Ok(_) => return Err(Bad::NoHost),
         Err(_several) => return Err(Bad::SeveralHosts),
     };
-    if let Some(named) = target.authority {
-        if authority(named, port)? != host {
-            return Err(Bad::TargetDisagrees);
-        }
+    if let Some(named) = target.authority
+        && authority(named, port)? != host
+    {
+        return Err(Bad::TargetDisagrees);
     }
     let framing = Framing::of(&fields, method, version)?;
     expect(&fields)?;

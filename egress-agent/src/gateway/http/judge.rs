@@ -1,0 +1,144 @@
+//! What becomes of a request: host, method, path and fields × identity, by the policy of now.
+
+use std::sync::Arc;
+
+use super::{
+    bad::Bad,
+    head::Head,
+    link::{Link, Stop},
+};
+use crate::{
+    gateway::{
+        authorise::{Ask, Authorised},
+        reason::Reason,
+        refuse::Refused,
+        table::EndpointState,
+    },
+    policy::{
+        host::HostNameError,
+        http::{HttpDecision, Request},
+        rule::Mode,
+    },
+};
+
+/// Where a request goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    /// To the host that it names.
+    Host {
+        /// What allows it.
+        rule: Arc<str>,
+        /// The port to dial.
+        port: u16,
+        /// Whether by TLS.
+        originate_tls: bool,
+    },
+    /// To the original destination: denied, but the endpoint is in audit mode.
+    Audit(Reason),
+    /// Nowhere.
+    Deny(Reason),
+}
+
+/// A request, and where it goes.
+#[derive(Clone, Debug)]
+pub(super) struct Judged {
+    pub(super) head: Head,
+    pub(super) route: Route,
+}
+
+/// What is done with a head.
+pub(super) enum Step {
+    Serve(Judged),
+    Stop(Stop),
+}
+
+/// Judges a head, or that there is none. A request that no rule of HTTP allows passes where a
+/// rule of networks allows its original destination: as whatever it is, like all that follows.
+pub(super) fn judge(link: &Link, head: Result<Head, Bad>) -> Step {
+    let Some(endpoint) = link.endpoint() else {
+        return Step::Stop(Stop::Refuse(Reason::UnknownEndpoint));
+    };
+    let refused = link.worker.resolver.refused();
+    let head = match head {
+        Ok(head) => head,
+        Err(bad) => return Step::Stop(unread(&link.ask, &endpoint, refused, bad)),
+    };
+    match route(&head.request, &link.ask, &endpoint, refused) {
+        Ok(route) => Step::Serve(Judged { head, route }),
+        Err(reason) => Step::Stop(Stop::Opaque(reason)),
+    }
+}
+
+fn unread(ask: &Ask, endpoint: &EndpointState, refused: &Refused, bad: Bad) -> Stop {
+    // Rules of HTTP are about names: an address is for rules of networks to allow.
+    let is_address = bad == Bad::Host(HostNameError::IpLiteral);
+    match ask.original(endpoint, refused) {
+        Authorised::Audit(why) if is_address => Stop::Opaque(why),
+        Authorised::Original { .. } | Authorised::Audit(_) => Stop::Opaque(Reason::Http(bad)),
+        Authorised::Deny(own @ Reason::GatewayAddress) => Stop::Refuse(own),
+        Authorised::Deny(why) if is_address => Stop::Refuse(why),
+        Authorised::Deny(_) | Authorised::Name { .. } => Stop::Refuse(Reason::Http(bad)),
+    }
+}
+
+/// The route, or why only the original destination is allowed, as a network.
+fn route(
+    request: &Request,
+    ask: &Ask,
+    endpoint: &EndpointState,
+    refused: &Refused,
+) -> Result<Route, Reason> {
+    let reason = match endpoint.policy.decide_http(request) {
+        HttpDecision::Allow {
+            rule,
+            port,
+            originate_tls,
+        } => {
+            return Ok(Route::Host {
+                rule,
+                port,
+                originate_tls,
+            });
+        }
+        HttpDecision::Deny(reason) => Reason::Policy(reason),
+    };
+    match ask.original(endpoint, refused) {
+        Authorised::Original { .. } => Err(reason),
+        Authorised::Audit(_) => Ok(Route::Audit(reason)),
+        Authorised::Deny(own @ Reason::GatewayAddress) => Ok(Route::Deny(own)),
+        Authorised::Deny(_) | Authorised::Name { .. } => Ok(Route::Deny(reason)),
+    }
+}
+
+/// Whether a request that goes by this route may go on under the policy of now: it must still
+/// lead to the same place.
+pub(super) fn still(link: &Link, request: &Request, before: &Route) -> bool {
+    let Some(endpoint) = link.endpoint() else {
+        return false;
+    };
+    let now = route(
+        request,
+        &link.ask,
+        &endpoint,
+        link.worker.resolver.refused(),
+    );
+    match (before, now) {
+        (
+            Route::Host {
+                port,
+                originate_tls,
+                ..
+            },
+            Ok(Route::Host {
+                port: port_now,
+                originate_tls: tls_now,
+                ..
+            }),
+        ) => *port == port_now && *originate_tls == tls_now,
+        // What was allowed may go on where nothing is denied.
+        (Route::Host { .. }, Ok(Route::Audit(_)) | Err(_)) => endpoint.mode == Mode::Audit,
+        (Route::Audit(_), Ok(Route::Audit(_)) | Err(_)) => true,
+        (Route::Audit(_), Ok(Route::Host { .. })) => false,
+        (Route::Deny(_), _) | (_, Ok(Route::Deny(_))) => false,
+    }
+}
