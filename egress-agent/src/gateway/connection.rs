@@ -1,6 +1,12 @@
 //! One connection's walk: identify, detect, authorise, resolve, dial, replay and splice, record.
 
-use std::{net::IpAddr, net::SocketAddr, os::fd::AsFd, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    os::fd::AsFd,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use egress_common::origin::Origin;
 use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
@@ -154,7 +160,7 @@ impl Walk<'_> {
         }
         let ask = ask.with(&prefix.outcome);
         let (mut stream, mut prefix, mut ask) = (stream, prefix, ask);
-        if self.is_http(&mut stream, &mut prefix).await {
+        if self.is_http(&mut stream, &mut prefix, &ask).await {
             let bytes = std::mem::take(&mut prefix.bytes);
             let served = http::serve(self.worker, &ask, &record, self.accepted, stream, bytes);
             let Some(rest) = served.await else {
@@ -198,27 +204,28 @@ impl Walk<'_> {
         }
     }
 
-    async fn is_http(&self, stream: &mut TcpStream, prefix: &mut Prefix) -> bool {
+    async fn is_http(&self, stream: &mut TcpStream, prefix: &mut Prefix, ask: &Ask) -> bool {
         if prefix.outcome != Outcome::Decided(Detected::NotTls) {
             return false;
         }
-        let limit = self.worker.shared.limits.hello;
-        let left = limit.saturating_sub(self.accepted.elapsed());
+        let left = self.silence(ask).saturating_sub(self.accepted.elapsed());
         http::begin::is_http(stream, &mut prefix.bytes, left).await
     }
 
-    /// Reads the hello. Silence is only waited out where the original destination is good; else
-    /// the whole time for the hello is the client's.
     async fn detect(&self, stream: &mut TcpStream, ask: &Ask) -> Prefix {
+        detect::detect(stream, self.silence(ask), self.worker.shared.limits.hello).await
+    }
+
+    /// Silence is only waited out where the original destination is good; else the whole time for
+    /// the hello is the client's.
+    fn silence(&self, ask: &Ask) -> Duration {
         let limits = &self.worker.shared.limits;
-        let original = ask.original(&self.endpoint, self.worker.resolver.refused());
-        let silence = match original {
+        match ask.original(&self.endpoint, self.worker.resolver.refused()) {
             Authorised::Deny(_) => limits.hello,
             Authorised::Original { .. } | Authorised::Audit(_) | Authorised::Name { .. } => {
                 limits.silence
             }
-        };
-        detect::detect(stream, silence, limits.hello).await
+        }
     }
 
     async fn upstream(

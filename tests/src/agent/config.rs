@@ -94,11 +94,13 @@ impl Config {
              \x20 user: 62951\n\
              \x20 resolvers: [\"{RESOLVER4}:53\"]\n\
              \x20 permittedAnswers: []\n\
+             \x20 roots: {}\n\
              policies: [policy.yaml]\n\
              clusterNetworks: [\"10.0.0.0/8\", \"fd00::/16\"]\n\
              records: {{ path: {} }}\n\
              endpoints:\n",
             world.name(),
+            world.internet.authority().display(),
             records.display(),
         );
         for pod in pods {

@@ -31,7 +31,7 @@ pub fn begin(bytes: &[u8]) -> Begin {
     if METHODS.iter().any(|it| bytes.starts_with(it.as_bytes())) {
         return Begin::Http;
     }
-    let token = bytes.iter().take_while(|byte| is_token(**byte)).count();
+    let token = bytes.iter().take_while(|byte| is_method(**byte)).count();
     if token == bytes.len() && token <= METHOD_MAX {
         return Begin::NeedMore;
     }
@@ -47,6 +47,11 @@ pub fn begin(bytes: &[u8]) -> Begin {
         None if bytes.len() < LINE_MAX => Begin::NeedMore,
         None => Begin::Other,
     }
+}
+
+/// Nobody's method has lower case, and many other protocols begin with it: those need not wait.
+const fn is_method(byte: u8) -> bool {
+    is_token(byte) && !byte.is_ascii_lowercase()
 }
 
 fn has_version(line: &[u8]) -> bool {
@@ -83,7 +88,8 @@ mod tests {
             (b"G", Begin::NeedMore),
             (b"GET ", Begin::Http),
             (b"GET\t", Begin::Other),
-            (b"get / HTTP/1.1\n", Begin::Http),
+            (b"get / HTTP/1.1\n", Begin::Other),
+            (b"x", Begin::Other),
             (b"PURGE /x", Begin::NeedMore),
             (b"PURGE /x HTTP/1.1\r\n", Begin::Http),
             (b"EHLO mail.test\r\n", Begin::Other),
