@@ -214,8 +214,9 @@ fn expected() -> String {
     text.push_str(
         "\n## In the gateway\n\n\
          `reason` of `connection.open`, `http.request` and `dns`. Names with `hello_` are about \
-         the TLS ClientHello, with `http_` and `path_` about a request of plain HTTP, with `name_` about a server name or a DNS question, with `answer_` about \
-         the addresses that a name leads to.\n\n",
+         the TLS ClientHello, with `http_` and `path_` about a request of plain HTTP, with \
+         `name_` about a server name or a DNS question, with `answer_` about the addresses that \
+         a name leads to.\n\n",
     );
     let mut rows: Vec<_> = DENIALS.iter().flat_map(Table::rows).collect();
     rows.extend(literals("dns_"));
