@@ -268,7 +268,7 @@ fn what_could_be_read_in_two_ways_reaches_nobody() -> Result<()> {
         ("http_h2c_upgrade", "GET / HTTP/1.1\\r\\nHost: status.test\\r\\nConnection: Upgrade, HTTP2-Settings\\r\\nUpgrade: h2c\\r\\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\\r\\n\\r\\n".to_owned()),
         ("http_several_hosts", "GET / HTTP/1.1\\r\\nHost: status.test\\r\\nHost: attacker.test\\r\\n\\r\\n".to_owned()),
         ("http_host_disagrees", "GET http://www.cdn.test/ HTTP/1.1\\r\\nHost: status.test\\r\\n\\r\\n".to_owned()),
-        ("http_connect", "CONNECT status.test:443 HTTP/1.1\\r\\nHost: status.test:443\\r\\n\\r\\n".to_owned()),
+        ("http_connect", "CONNECT status.test:443 HTTP/1.1\\r\\nHost: status.test:443\\r\\nContent-Length: 40\\r\\n\\r\\n".to_owned()),
     ] {
         let answer = raw(&scene, "status.test", &bytes)?;
         ensure!(answer.starts_with("HTTP/1.1 400 "), "{bytes}: {answer}");
@@ -311,4 +311,77 @@ fn a_rule_of_networks_lets_plain_http_pass_as_it_is() -> Result<()> {
         "{record:?}"
     );
     agent.records.expect_no_report()
+}
+
+/// The gateway itself, as it is given to those who want a proxy.
+const PROXY: &str = "http://169.254.64.1:15001";
+
+/// What a program does that knows of a proxy by its environment.
+const FETCH: &str = "
+import ssl, sys, urllib.request
+trusted = ssl.create_default_context(cafile=sys.argv[1])
+proxies = urllib.request.ProxyHandler({'https': sys.argv[2], 'http': sys.argv[2]})
+opener = urllib.request.build_opener(proxies, urllib.request.HTTPSHandler(context=trusted))
+print(opener.open(sys.argv[3], timeout=10).read().decode())
+";
+
+#[test]
+fn the_gateway_is_a_proxy_for_those_who_want_one() -> Result<()> {
+    let scene = Scene::new()?;
+    let agent = scene.enforce(&rules(PLAIN))?;
+    scene.capture.clear();
+    let page = scene.curl(&["-x", PROXY, "https://allowed.test/"])?.ok()?;
+    ensure!(page.contains("name=allowed.test"), "{page}");
+    let record = agent
+        .records
+        .wait_for("a record", |it| it.kind() == "connection.close")?;
+    ensure!(record.endpoint() == "shop/orders", "{record:?}");
+    ensure!(record.text("/server_name") == "allowed.test", "{record:?}");
+    ensure!(record.is_to("169.254.64.1".parse()?), "{record:?}");
+    let page = scene.curl(&["-x", PROXY, "http://status.test/"])?.ok()?;
+    ensure!(page.contains("host=status.test name=-"), "{page}");
+    let authority = scene.world.internet.authority().display().to_string();
+    let page = python(&scene, &[FETCH, &authority, PROXY, "https://allowed.test/"])?;
+    ensure!(page.contains("name=allowed.test"), "{page}");
+    agent.records.expect_no_report()?;
+
+    let denied = scene.curl(&["-x", PROXY, "https://denied.test/"])?;
+    ensure!(denied.stderr.contains("403"), "{}", denied.text());
+    request(&agent, |it| {
+        it.reason() == "host_not_allowed" && it.text("/method") == "CONNECT"
+    })?;
+    let denied = scene.curl(&["-x", PROXY, "http://denied.test/"])?;
+    ensure!(
+        denied.stdout.contains("host_not_allowed"),
+        "{}",
+        denied.text()
+    );
+    ensure!(
+        reached(&scene, "denied.test")? == 0,
+        "denied.test was reached"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_name_inside_a_tunnel_that_was_not_asked_for_is_denied() -> Result<()> {
+    let scene = Scene::new()?;
+    let agent = scene.enforce(&Config::default())?;
+    scene.capture.clear();
+    let denied = scene.curl(&[
+        "-x",
+        PROXY,
+        "--connect-to",
+        "repo.test:443:allowed.test:443",
+        "https://repo.test/",
+    ])?;
+    ensure!(!denied.status.success(), "{}", denied.text());
+    let record = agent
+        .records
+        .wait_for("a denied connection", |it| it.verdict() == "deny")?;
+    ensure!(record.reason() == "connect_disagrees", "{record:?}");
+    for host in ["repo.test", "allowed.test"] {
+        ensure!(reached(&scene, host)? == 0, "{host} was reached");
+    }
+    Ok(())
 }

@@ -6,6 +6,7 @@ use egress_common::origin::Origin;
 
 use super::{
     detect::{Outcome, client_hello::Detected},
+    http::connect::Connect,
     reason::Reason,
     refuse::Refused,
     table::EndpointState,
@@ -80,6 +81,19 @@ impl Ask {
         self
     }
 
+    /// With what was read inside a tunnel to this host and port, which must be TLS to the same.
+    pub fn inside(mut self, connect: &Connect, outcome: &Outcome) -> Self {
+        self.port = connect.port;
+        self = self.with(outcome);
+        self.name = match self.name {
+            Ok(name) if name == connect.host => Ok(name),
+            Ok(_) => Err(Reason::ConnectDisagrees),
+            Err(Reason::Policy(_)) => Err(Reason::ConnectWithoutTls),
+            Err(why) => Err(why),
+        };
+        self
+    }
+
     /// Whether the original destination is good by itself, so that a client that waits for the
     /// server to speak may be let through.
     pub fn original(&self, endpoint: &EndpointState, refused: &Refused) -> Authorised {
@@ -135,6 +149,17 @@ fn audit_or_deny(endpoint: &EndpointState, reason: Reason) -> Authorised {
 }
 
 impl Authorised {
+    /// In a tunnel: to the name, or nowhere. Where it was asked for is no destination for what is
+    /// in it.
+    #[must_use]
+    pub fn by_name_alone(self) -> Self {
+        match self {
+            Self::Name { .. } | Self::Deny(_) => self,
+            Self::Audit(reason) => Self::Deny(reason),
+            Self::Original { .. } => Self::Deny(Reason::ConnectDisagrees),
+        }
+    }
+
     /// Whether a connection that was let through on the grounds of `self` may stay on those of
     /// `now`: it must still lead to the same place.
     pub fn still(&self, now: &Self) -> bool {

@@ -159,16 +159,23 @@ impl Walk<'_> {
             return;
         }
         let ask = ask.with(&prefix.outcome);
-        let (mut stream, mut prefix, mut ask) = (stream, prefix, ask);
+        let (mut prefix, mut ask, mut is_tunnel) = (prefix, ask, false);
         if self.is_http(&mut stream, &mut prefix, &ask).await {
             let bytes = std::mem::take(&mut prefix.bytes);
             let served = http::serve(self.worker, &ask, &record, self.accepted, stream, bytes);
             let Some(rest) = served.await else {
                 return;
             };
-            (stream, prefix.bytes, ask.name) = (rest.stream, rest.bytes, Err(rest.reason));
+            stream = rest.stream;
             if rest.was_open {
                 record.connection = self.worker.shared.open.number();
+            }
+            if let Some(connect) = &rest.connect {
+                prefix = self.tunnel(&mut stream, rest.bytes).await;
+                ask = ask.inside(connect, &prefix.outcome);
+                is_tunnel = true;
+            } else {
+                (prefix.bytes, ask.name) = (rest.bytes, Err(rest.reason));
             }
         }
         if let Outcome::Decided(Detected::Tls(hello)) = &prefix.outcome {
@@ -177,7 +184,11 @@ impl Walk<'_> {
             record.alpn.clone_from(&hello.alpn);
         }
         let refused = self.worker.resolver.refused();
-        let authorised = ask.authorise(&self.endpoint, refused);
+        let authorised = match (is_tunnel, &ask.name) {
+            (false, _) => ask.authorise(&self.endpoint, refused),
+            (true, Ok(_)) => ask.authorise(&self.endpoint, refused).by_name_alone(),
+            (true, Err(reason)) => Authorised::Deny(*reason),
+        };
         match &authorised {
             Authorised::Deny(reason) => {
                 return deny(self.worker, stream, record, &prefix.outcome, *reason).await;
@@ -212,6 +223,18 @@ impl Walk<'_> {
         http::begin::is_http(stream, &mut prefix.bytes, left).await
     }
 
+    /// Tells the client that it has its tunnel, and looks what comes in it.
+    async fn tunnel(&self, stream: &mut TcpStream, bytes: Vec<u8>) -> Prefix {
+        let hello = self.worker.shared.limits.hello;
+        match timeout(hello, stream.write_all(http::connect::ESTABLISHED)).await {
+            Ok(Ok(())) => detect::detect_after(bytes, stream, hello, hello).await,
+            Ok(Err(_)) | Err(_) => Prefix {
+                outcome: Outcome::Nothing,
+                bytes,
+            },
+        }
+    }
+
     async fn detect(&self, stream: &mut TcpStream, ask: &Ask) -> Prefix {
         detect::detect(stream, self.silence(ask), self.worker.shared.limits.hello).await
     }
@@ -235,7 +258,9 @@ impl Walk<'_> {
         record: &mut Connection,
     ) -> Result<TcpStream, NoUpstream> {
         let target = self.target(ask, authorised).await?;
-        record.mismatch = target.mismatch;
+        // Who dials the gateway itself, as a proxy, leaves it to say where.
+        let is_proxy = self.worker.resolver.refused().is_own(ask.destination);
+        record.mismatch = target.mismatch && !is_proxy;
         let limit = self.worker.shared.limits.connect;
         let dialled = dial::dial(&target.addresses, ask.port, limit).await;
         let (stream, address): (_, SocketAddr) =

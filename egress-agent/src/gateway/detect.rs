@@ -44,8 +44,23 @@ pub enum Outcome {
 
 /// Reads until it is clear what the client speaks. `silence` and `hello` count from now.
 pub async fn detect(stream: &mut TcpStream, silence: Duration, hello: Duration) -> Prefix {
+    detect_after(Vec::new(), stream, silence, hello).await
+}
+
+/// The same behind bytes that were read already.
+pub async fn detect_after(
+    mut bytes: Vec<u8>,
+    stream: &mut TcpStream,
+    silence: Duration,
+    hello: Duration,
+) -> Prefix {
     let start = Instant::now();
-    let (mut bytes, mut parser) = (Vec::new(), Parser::default());
+    let mut parser = Parser::default();
+    if let Some(outcome) = step(Ok(bytes.len()), bytes.is_empty(), &bytes, &mut parser)
+        && !bytes.is_empty()
+    {
+        return Prefix { outcome, bytes };
+    }
     let outcome = loop {
         let deadline = start + if bytes.is_empty() { silence } else { hello };
         let empty = bytes.is_empty();

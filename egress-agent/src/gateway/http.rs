@@ -5,6 +5,7 @@ pub mod bad;
 pub mod begin;
 mod body;
 mod checked;
+pub mod connect;
 mod exchange;
 pub mod fields;
 mod forward;

@@ -13,6 +13,10 @@ pub enum Reason {
     BadName(HostNameError),
     /// The request is malformed or ambiguous.
     Http(Bad),
+    /// The server name inside a tunnel is not the host that CONNECT named.
+    ConnectDisagrees,
+    /// Inside a tunnel is something other than TLS.
+    ConnectWithoutTls,
     /// The ClientHello is malformed.
     Malformed(Malformed),
     /// A ClientHello without a server name.
@@ -46,6 +50,8 @@ impl Reason {
             Self::Policy(reason) => reason.as_str(),
             Self::BadName(error) => error.reason(),
             Self::Http(bad) => bad.reason(),
+            Self::ConnectDisagrees => "connect_disagrees",
+            Self::ConnectWithoutTls => "connect_without_tls",
             Self::Malformed(malformed) => malformed.reason(),
             Self::NoServerName => "no_server_name",
             Self::Sslv2 => "sslv2_hello",

@@ -319,7 +319,7 @@ async fn what_could_be_read_in_two_ways_is_refused() {
         ("http_port", "GET / HTTP/1.1\r\nHost: repo.test:1\r\n\r\n".into()),
         ("http_h2c_prior_knowledge", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into()),
         ("http_h2c_upgrade", "GET / HTTP/1.1\r\nHost: repo.test\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n\r\n".into()),
-        ("http_connect", "CONNECT repo.test:443 HTTP/1.1\r\nHost: repo.test\r\n\r\n".into()),
+        ("http_connect", "CONNECT repo.test:443 HTTP/1.1\r\nHost: repo.test:443\r\nContent-Length: 44\r\n\r\n".into()),
         ("path_encoded_slash", "GET /a%2fb HTTP/1.1\r\nHost: repo.test\r\n\r\n".into()),
         ("http_chunk_size", post("Transfer-Encoding: chunked\r\n", "3;a=b\r\nabc\r\n0\r\n\r\n")),
         ("http_chunk_size", post("Transfer-Encoding: chunked\r\n", &format!("0x0\r\n\r\n{smuggled}"))),

@@ -9,5 +9,6 @@ mod connections;
 mod http;
 mod names;
 mod origination;
+mod proxy;
 mod server;
 mod world;

@@ -48,6 +48,8 @@ pub(super) fn refused(endpoint: &str, reason: Reason) -> (u16, Vec<u8>) {
         Reason::Http(Bad::LongHead | Bad::ManyFields) => (431, "Request Header Fields Too Large"),
         Reason::Http(_) => (400, "Bad Request"),
         Reason::Policy(_)
+        | Reason::ConnectDisagrees
+        | Reason::ConnectWithoutTls
         | Reason::BadName(_)
         | Reason::Malformed(_)
         | Reason::NoServerName

@@ -16,7 +16,7 @@ pub enum Bad {
     H2cUpgrade,
     /// An upgrade to WebSocket that is not asked for as it must be.
     Upgrade,
-    /// CONNECT, which asks for a tunnel.
+    /// CONNECT without a port, or with what it must not have.
     Connect,
     /// A line that ends in LF alone.
     BareLf,
@@ -44,7 +44,7 @@ pub enum Bad {
     TargetDisagrees,
     /// The host is no host name.
     Host(HostNameError),
-    /// A port in `Host` or the URI that is none, or not the one that was dialled.
+    /// A port that is none, or one in `Host` that was not dialled.
     Port,
     /// A URI of another scheme than http, or with a user in it.
     Scheme,

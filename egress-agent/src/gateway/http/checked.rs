@@ -18,9 +18,10 @@ use tokio::{
 
 use super::{
     bad::Bad,
+    connect,
     framing::Body,
     head,
-    judge::{Step, judge},
+    judge::{Step, judge, judge_connect},
     link::{Link, Stop},
 };
 use crate::gateway::reason::Reason;
@@ -102,6 +103,16 @@ impl Checked {
     }
 
     fn judge_head(&mut self, end: usize) {
+        if connect::is_connect(&self.raw[..end]) {
+            let parsed = connect::parse(&self.raw[..end]);
+            let stop = judge_connect(&self.link, parsed);
+            if stop == Stop::Connect {
+                self.raw.drain(..end);
+            }
+            self.link.stopped.set(Some(stop));
+            self.phase = Phase::Stopped;
+            return;
+        }
         let parsed = head::parse(&self.raw[..end], self.link.ask.port);
         let framing = parsed.as_ref().ok().map(|head| head.framing);
         self.judge(parsed);

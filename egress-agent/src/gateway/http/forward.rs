@@ -154,8 +154,12 @@ async fn forward(
 fn met(exchange: &Exchange, upstream: &Upstream) {
     let mut record = exchange.record.borrow_mut();
     record.upstream = Some(upstream.address);
-    record.mismatch = !upstream.addresses.contains(&exchange.link.ask.destination);
-    exchange.link.open(&record);
+    let link = &exchange.link;
+    let dialled = link.ask.destination;
+    // Who dials the gateway itself, as a proxy, leaves it to say where.
+    let is_proxy = link.worker.resolver.refused().is_own(dialled);
+    record.mismatch = !is_proxy && !upstream.addresses.contains(&dialled);
+    link.open(&record);
 }
 
 /// The request as the server gets it.

@@ -5,7 +5,7 @@ use super::{
     bad::Bad,
     fields::{Fields, is_of_connection},
     framing::Framing,
-    target::{Target, authority},
+    target::{DEFAULT_PORT, Target, authority},
 };
 use crate::policy::{
     http::{Request, is_token},
@@ -51,7 +51,8 @@ pub fn end(bytes: &[u8], from: usize) -> Result<Option<usize>, Bad> {
     Ok(None)
 }
 
-/// Reads a whole head, its empty line included. `port` is the one that was dialled.
+/// Reads a whole head, its empty line included. `port` is the one that was dialled; a request with
+/// an absolute URI is meant for the port in that, as a proxy's are.
 ///
 /// # Errors
 /// The first thing that is wrong.
@@ -61,20 +62,27 @@ pub fn parse(head: &[u8], port: u16) -> Result<Head, Bad> {
     let line = lines.next().unwrap_or_default();
     let (method, target, version) = request_line(line)?;
     let fields = Fields::parse(lines)?;
-    if method == "CONNECT" {
-        return Err(Bad::Connect);
-    }
     let target = Target::parse(target, method)?;
-    let host = match fields.only("host") {
-        Ok(Some(value)) if !value.is_empty() => authority(value, port)?,
+    let (host, own_port) = match fields.only("host") {
+        Ok(Some(value)) if !value.is_empty() => authority(value)?,
         Ok(_) => return Err(Bad::NoHost),
         Err(_several) => return Err(Bad::SeveralHosts),
     };
-    if let Some(named) = target.authority
-        && authority(named, port)? != host
-    {
-        return Err(Bad::TargetDisagrees);
-    }
+    let port = match target.authority {
+        Some(named) => {
+            let (named, named_port) = authority(named)?;
+            let (own, port) = (
+                own_port.unwrap_or(DEFAULT_PORT),
+                named_port.unwrap_or(DEFAULT_PORT),
+            );
+            if named != host || own != port {
+                return Err(Bad::TargetDisagrees);
+            }
+            port
+        }
+        None if own_port.is_none_or(|own| own == port) => port,
+        None => return Err(Bad::Port),
+    };
     let framing = Framing::of(&fields, method, version)?;
     expect(&fields)?;
     let websocket = websocket(&fields, method, version, framing)?;
@@ -105,7 +113,7 @@ pub enum Version {
     Http11,
 }
 
-fn request_line(line: &[u8]) -> Result<(&str, &[u8], Version), Bad> {
+pub(super) fn request_line(line: &[u8]) -> Result<(&str, &[u8], Version), Bad> {
     let mut words = line.split(|byte| *byte == b' ');
     let (Some(method), Some(target), Some(version), None) =
         (words.next(), words.next(), words.next(), words.next())

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     bad::Bad,
+    connect::Connect,
     head::Head,
     link::{Link, Stop},
 };
@@ -15,6 +16,7 @@ use crate::{
         table::EndpointState,
     },
     policy::{
+        evaluate::{Decision, DenyReason},
         host::HostNameError,
         http::{HttpDecision, Request},
         rule::Mode,
@@ -75,9 +77,41 @@ fn unread(ask: &Ask, endpoint: &EndpointState, refused: &Refused, bad: Bad) -> S
     match ask.original(endpoint, refused) {
         Authorised::Audit(why) if is_address => Stop::Opaque(why),
         Authorised::Original { .. } | Authorised::Audit(_) => Stop::Opaque(Reason::Http(bad)),
-        Authorised::Deny(own @ Reason::GatewayAddress) => Stop::Refuse(own),
+        Authorised::Deny(Reason::GatewayAddress) if is_address => {
+            Stop::Refuse(Reason::Policy(DenyReason::AddressNotAllowed))
+        }
         Authorised::Deny(why) if is_address => Stop::Refuse(why),
         Authorised::Deny(_) | Authorised::Name { .. } => Stop::Refuse(Reason::Http(bad)),
+    }
+}
+
+/// Judges what asks for a tunnel. A proxy that a rule of networks allows is asked itself.
+pub(super) fn judge_connect(link: &Link, connect: Result<Connect, Bad>) -> Stop {
+    let Some(endpoint) = link.endpoint() else {
+        return Stop::Refuse(Reason::UnknownEndpoint);
+    };
+    let refused = link.worker.resolver.refused();
+    let Connect { host, port } = match connect {
+        Ok(connect) => connect,
+        Err(bad) => return unread(&link.ask, &endpoint, refused, bad),
+    };
+    let original = link.ask.original(&endpoint, refused);
+    let decided = endpoint.policy.decide_name(&host, port);
+    *link.connect.borrow_mut() = Some(Connect { host, port });
+    match (original, decided) {
+        (Authorised::Original { .. }, Decision::Allow { .. }) => {
+            Stop::Opaque(Reason::Policy(DenyReason::AddressNotAllowed))
+        }
+        (Authorised::Original { .. } | Authorised::Audit(_), Decision::Deny(reason)) => {
+            Stop::Opaque(Reason::Policy(reason))
+        }
+        (
+            Authorised::Audit(_) | Authorised::Deny(_) | Authorised::Name { .. },
+            Decision::Allow { .. },
+        ) => Stop::Connect,
+        (Authorised::Deny(_) | Authorised::Name { .. }, Decision::Deny(reason)) => {
+            Stop::Refuse(Reason::Policy(reason))
+        }
     }
 }
 
@@ -105,7 +139,6 @@ fn route(
     match ask.original(endpoint, refused) {
         Authorised::Original { .. } => Err(reason),
         Authorised::Audit(_) => Ok(Route::Audit(reason)),
-        Authorised::Deny(own @ Reason::GatewayAddress) => Ok(Route::Deny(own)),
         Authorised::Deny(_) | Authorised::Name { .. } => Ok(Route::Deny(reason)),
     }
 }

@@ -9,6 +9,7 @@ use std::{
 use tokio::time::Instant as Moment;
 
 use super::{
+    connect::Connect,
     exchange::Tunnel,
     judge::{Judged, Route},
 };
@@ -40,6 +41,8 @@ pub(super) struct Link {
     pub(super) next: RefCell<Option<Judged>>,
     /// The one that is being served.
     pub(super) running: RefCell<Option<(Request, Route)>>,
+    /// The tunnel that was asked for last.
+    pub(super) connect: RefCell<Option<Connect>>,
     /// Why no more requests are read.
     pub(super) stopped: Cell<Option<Stop>>,
     /// Why everything is cut off.
@@ -55,6 +58,8 @@ pub(super) struct Link {
 pub(super) enum Stop {
     /// What comes is refused.
     Refuse(Reason),
+    /// What comes behind the head is a tunnel.
+    Connect,
     /// What comes is relayed to the original destination, whatever it is.
     Opaque(Reason),
 }
@@ -70,6 +75,7 @@ impl Link {
             moved: Cell::new(Moment::now()),
             next: RefCell::default(),
             running: RefCell::default(),
+            connect: RefCell::default(),
             stopped: Cell::default(),
             cut: Cell::default(),
             tunnel: RefCell::default(),

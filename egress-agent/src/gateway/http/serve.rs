@@ -9,6 +9,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 use super::{
     answer,
     checked::Checked,
+    connect::Connect,
     exchange::{Tunnel, tell},
     fields::FIELDS_MAX,
     forward,
@@ -29,6 +30,8 @@ pub struct Rest {
     pub bytes: Vec<u8>,
     /// Why it is not served as HTTP.
     pub reason: Reason,
+    /// The tunnel that the client was allowed, and not told so yet.
+    pub connect: Option<Connect>,
     /// Whether it was told of.
     pub was_open: bool,
 }
@@ -99,17 +102,20 @@ async fn finish(
         relay(link, tunnel, stream, &bytes).await;
         return None;
     }
+    let rest = |stream, reason, connect| {
+        let was_open = link.is_open();
+        link.close("opaque");
+        Some(Rest {
+            stream,
+            bytes,
+            reason,
+            connect,
+            was_open,
+        })
+    };
     match link.stopped.get() {
-        Some(Stop::Opaque(reason)) => {
-            let was_open = link.is_open();
-            link.close("opaque");
-            Some(Rest {
-                stream,
-                bytes,
-                reason,
-                was_open,
-            })
-        }
+        Some(Stop::Opaque(reason)) => rest(stream, reason, None),
+        Some(Stop::Connect) => rest(stream, Reason::ConnectWithoutTls, link.connect.take()),
         Some(Stop::Refuse(reason)) => {
             refuse(link, stream, reason).await;
             None
@@ -133,9 +139,12 @@ async fn refuse(link: &Link, stream: TcpStream, reason: Reason) {
     let mut of = link.record.clone();
     of.attempt.verdict = Verdict::Deny;
     of.attempt.reason = Some(reason.as_str().to_owned());
+    let connect = link.connect.take();
+    of.server_name = connect.as_ref().map(|it| it.host.to_string());
     tell(
         link,
         HttpRequest {
+            method: connect.map(|_| "CONNECT".to_owned()),
             status: Some(status),
             close_reason: "denied".to_owned(),
             ..HttpRequest::unread(of)

@@ -63,18 +63,29 @@ fn split(bytes: &[u8], at: u8) -> (&[u8], Option<&[u8]>) {
     }
 }
 
-/// The host of an authority; its port, where it has one, is the one that was dialled.
-pub(super) fn authority(authority: &[u8], dialled: u16) -> Result<HostName, Bad> {
+/// Of `http` (RFC 9110 section 4.2.1).
+pub(super) const DEFAULT_PORT: u16 = 80;
+
+/// The host of an authority, and its port where it has one.
+pub(super) fn authority(authority: &[u8]) -> Result<(HostName, Option<u16>), Bad> {
     if authority.starts_with(b"[") {
         let end = authority.iter().position(|byte| *byte == b']');
         let literal = &authority[..end.map_or(authority.len(), |end| end + 1)];
-        return HostName::from_wire(literal).map_err(Bad::Host);
+        let literal = HostName::from_wire(literal).map_err(Bad::Host)?;
+        return Ok((literal, None));
     }
-    let (host, port) = split(authority, b':');
+    let (host, text) = split(authority, b':');
     let host = HostName::from_wire(host).map_err(Bad::Host)?;
-    match port {
-        None => Ok(host),
-        Some(port) if port == dialled.to_string().as_bytes() => Ok(host),
-        Some(_) => Err(Bad::Port),
+    text.map(port).transpose().map(|port| (host, port))
+}
+
+/// In decimal, as everybody writes it.
+fn port(text: &[u8]) -> Result<u16, Bad> {
+    let number = std::str::from_utf8(text)
+        .ok()
+        .and_then(|it| it.parse().ok());
+    match number {
+        Some(port) if port > 0 && u16::to_string(&port).as_bytes() == text => Ok(port),
+        Some(_) | None => Err(Bad::Port),
     }
 }

@@ -71,7 +71,10 @@ fn what_is_refused() {
         (host("Host: a.test:81\r\n"), Bad::Port),
         (host("Host: a.test:080\r\n"), Bad::Port),
         (host("Host: a.test:\r\n"), Bad::Port),
-        (line("GET http://a.test:443/ HTTP/1.1"), Bad::Port),
+        (
+            line("GET http://a.test:443/ HTTP/1.1"),
+            Bad::TargetDisagrees,
+        ),
         (line("GET https://a.test/ HTTP/1.1"), Bad::Scheme),
         (line("GET http://b.test@a.test/ HTTP/1.1"), Bad::Scheme),
         (
@@ -204,7 +207,6 @@ fn what_is_refused() {
             post("Upgrade: websocket\r\nConnection: upgrade\r\n"),
             Bad::Upgrade,
         ),
-        (line("CONNECT a.test:443 HTTP/1.1"), Bad::Connect),
         (line("GET / HTTP/2.0"), Bad::Version),
         (line("GET / HTTP/1.2"), Bad::Version),
         (line("GET / HTTP/0.9"), Bad::Version),
