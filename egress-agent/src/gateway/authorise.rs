@@ -29,6 +29,8 @@ pub struct Ask {
     pub port: u16,
     /// The server name, or why there is none.
     pub name: Result<HostName, Reason>,
+    /// The host that the client has asked for a tunnel to, which it is in.
+    pub tunnel: Option<HostName>,
 }
 
 /// What is done with a connection.
@@ -48,6 +50,13 @@ pub enum Authorised {
     },
     /// Denied, but the endpoint is in audit mode: dial the original destination.
     Audit(Reason),
+    /// The same in a tunnel, which leads to a name.
+    AuditName {
+        /// The name that the tunnel was asked for.
+        name: HostName,
+        /// Why it is denied.
+        reason: Reason,
+    },
     /// Denied.
     Deny(Reason),
 }
@@ -60,6 +69,7 @@ impl Ask {
             destination: origin.destination.to_ip(),
             port: origin.port,
             name: Err(Reason::Silent),
+            tunnel: None,
         }
     }
 
@@ -83,8 +93,9 @@ impl Ask {
 
     /// With what was read inside a tunnel to this host and port, which must be TLS to the same.
     pub fn inside(mut self, connect: &Connect, outcome: &Outcome) -> Self {
-        self.port = connect.port;
         self = self.with(outcome);
+        self.port = connect.port;
+        self.tunnel = Some(connect.host.clone());
         self.name = match self.name {
             Ok(name) if name == connect.host => Ok(name),
             Ok(_) => Err(Reason::ConnectDisagrees),
@@ -120,6 +131,9 @@ impl Ask {
 
     /// The decision.
     pub fn authorise(&self, endpoint: &EndpointState, refused: &Refused) -> Authorised {
+        if let Some(host) = &self.tunnel {
+            return self.in_tunnel(host, endpoint);
+        }
         let Ok(name) = &self.name else {
             return self.original(endpoint, refused);
         };
@@ -136,7 +150,32 @@ impl Ask {
             Authorised::Audit(_) => Authorised::Audit(denied),
             Authorised::Deny(Reason::GatewayAddress) => Authorised::Deny(Reason::GatewayAddress),
             Authorised::Deny(_) => Authorised::Deny(denied),
-            allowed @ (Authorised::Original { .. } | Authorised::Name { .. }) => allowed,
+            allowed @ (Authorised::Original { .. }
+            | Authorised::Name { .. }
+            | Authorised::AuditName { .. }) => allowed,
+        }
+    }
+}
+
+impl Ask {
+    /// To the name, or nowhere: where the tunnel was asked for is no destination for what is in it.
+    fn in_tunnel(&self, host: &HostName, endpoint: &EndpointState) -> Authorised {
+        let reason = match &self.name {
+            Err(reason) => *reason,
+            Ok(name) => match endpoint.policy.decide_name(name, self.port) {
+                Decision::Deny(reason) => Reason::Policy(reason),
+                Decision::Allow { rule } => {
+                    let name = name.clone();
+                    return Authorised::Name { name, rule };
+                }
+            },
+        };
+        match endpoint.mode {
+            Mode::Enforce => Authorised::Deny(reason),
+            Mode::Audit => Authorised::AuditName {
+                name: host.clone(),
+                reason,
+            },
         }
     }
 }
@@ -149,27 +188,24 @@ fn audit_or_deny(endpoint: &EndpointState, reason: Reason) -> Authorised {
 }
 
 impl Authorised {
-    /// In a tunnel: to the name, or nowhere. Where it was asked for is no destination for what is
-    /// in it.
-    #[must_use]
-    pub fn by_name_alone(self) -> Self {
-        match self {
-            Self::Name { .. } | Self::Deny(_) => self,
-            Self::Audit(reason) => Self::Deny(reason),
-            Self::Original { .. } => Self::Deny(Reason::ConnectDisagrees),
-        }
-    }
-
     /// Whether a connection that was let through on the grounds of `self` may stay on those of
     /// `now`: it must still lead to the same place.
     pub fn still(&self, now: &Self) -> bool {
         match (self, now) {
-            (Self::Name { .. }, Self::Name { .. }) => true,
+            // A tunnel leads to the same name, allowed or not.
+            (
+                Self::Name { .. } | Self::AuditName { .. },
+                Self::Name { .. } | Self::AuditName { .. },
+            ) => true,
             (Self::Original { .. }, Self::Original { .. } | Self::Audit(_)) => true,
             (Self::Audit(_), Self::Original { .. } | Self::Audit(_)) => true,
             (Self::Name { .. }, Self::Audit(_)) => true,
-            (Self::Audit(_) | Self::Original { .. }, Self::Name { .. }) => false,
+            (
+                Self::Audit(_) | Self::Original { .. },
+                Self::Name { .. } | Self::AuditName { .. },
+            ) => false,
             (Self::Name { .. }, Self::Original { .. }) => false,
+            (Self::AuditName { .. }, Self::Original { .. } | Self::Audit(_)) => false,
             (_, Self::Deny(_)) | (Self::Deny(_), _) => false,
         }
     }

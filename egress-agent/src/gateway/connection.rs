@@ -159,7 +159,7 @@ impl Walk<'_> {
             return;
         }
         let ask = ask.with(&prefix.outcome);
-        let (mut prefix, mut ask, mut is_tunnel) = (prefix, ask, false);
+        let (mut prefix, mut ask) = (prefix, ask);
         if self.is_http(&mut stream, &mut prefix, &ask).await {
             let bytes = std::mem::take(&mut prefix.bytes);
             let served = http::serve(self.worker, &ask, &record, self.accepted, stream, bytes);
@@ -173,7 +173,6 @@ impl Walk<'_> {
             if let Some(connect) = &rest.connect {
                 prefix = self.tunnel(&mut stream, rest.bytes).await;
                 ask = ask.inside(connect, &prefix.outcome);
-                is_tunnel = true;
             } else {
                 (prefix.bytes, ask.name) = (rest.bytes, Err(rest.reason));
             }
@@ -184,16 +183,12 @@ impl Walk<'_> {
             record.alpn.clone_from(&hello.alpn);
         }
         let refused = self.worker.resolver.refused();
-        let authorised = match (is_tunnel, &ask.name) {
-            (false, _) => ask.authorise(&self.endpoint, refused),
-            (true, Ok(_)) => ask.authorise(&self.endpoint, refused).by_name_alone(),
-            (true, Err(reason)) => Authorised::Deny(*reason),
-        };
+        let authorised = ask.authorise(&self.endpoint, refused);
         match &authorised {
             Authorised::Deny(reason) => {
                 return deny(self.worker, stream, record, &prefix.outcome, *reason).await;
             }
-            Authorised::Audit(reason) => {
+            Authorised::Audit(reason) | Authorised::AuditName { reason, .. } => {
                 record.attempt.verdict = Verdict::Audit;
                 record.attempt.reason = Some(reason.as_str().to_owned());
             }
@@ -245,9 +240,10 @@ impl Walk<'_> {
         let limits = &self.worker.shared.limits;
         match ask.original(&self.endpoint, self.worker.resolver.refused()) {
             Authorised::Deny(_) => limits.hello,
-            Authorised::Original { .. } | Authorised::Audit(_) | Authorised::Name { .. } => {
-                limits.silence
-            }
+            Authorised::Original { .. }
+            | Authorised::Audit(_)
+            | Authorised::Name { .. }
+            | Authorised::AuditName { .. } => limits.silence,
         }
     }
 
@@ -270,7 +266,8 @@ impl Walk<'_> {
     }
 
     async fn target(&self, ask: &Ask, authorised: &Authorised) -> Result<Target, NoUpstream> {
-        let Authorised::Name { name, .. } = authorised else {
+        let (Authorised::Name { name, .. } | Authorised::AuditName { name, .. }) = authorised
+        else {
             return Ok(Target {
                 addresses: vec![ask.destination],
                 mismatch: false,

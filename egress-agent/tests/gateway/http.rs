@@ -391,10 +391,49 @@ async fn bodies_stream_both_ways_with_their_trailers() {
         seen.contains("te: trailers") && !seen.contains("expect"),
         "{seen}"
     );
+    assert!(seen.contains("x-end: 1\r\n"), "{seen}");
     assert!(
         seen.contains("hello\r\n") || seen.contains("lo\r\n"),
         "{seen}"
     );
+}
+
+#[tokio::test]
+async fn a_body_that_a_server_may_not_expect_ends_the_connection_to_it() {
+    let site = Site::new(&[REPO]).await;
+    for (head, is_last) in [("GET /", true), ("DELETE /", true), ("POST /", false)] {
+        let raw = format!(
+            "{head} HTTP/1.1\r\nHost: repo.test\r\nContent-Length: 3\r\nConnection: close, content-length\r\n\r\nabc"
+        );
+        assert!(site.send(ENFORCED, &raw).await.ends_with("hello"));
+        let seen = site.requests().pop().unwrap();
+        assert!(
+            seen.contains("content-length: 3\r\n") && seen.ends_with("abc"),
+            "{seen}"
+        );
+        assert_eq!(seen.contains("connection: close"), is_last, "{seen}");
+    }
+}
+
+#[tokio::test]
+async fn who_has_said_all_may_go_on_reading() {
+    let mut site = Site::new(&[REPO]).await;
+    let mut stream = site.dial(ENFORCED).await;
+    let get = b"GET / HTTP/1.1\r\nHost: repo.test\r\n\r\n";
+    stream.write_all(get).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let answer = String::from_utf8(rest(stream).await.unwrap()).unwrap();
+    assert!(answer.ends_with("hello"), "{answer}");
+    // Within a body, or a head, it is the end.
+    let post = "POST / HTTP/1.1\r\nHost: repo.test\r\nContent-Length: 9\r\n\r\nabc";
+    for raw in [post, "GET / HTTP/1.1\r\nHost"] {
+        let mut stream = site.dial(ENFORCED).await;
+        stream.write_all(raw.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let answer = rest(stream).await.unwrap_or_default();
+        assert!(!String::from_utf8_lossy(&answer).contains("hello"));
+    }
+    assert_eq!(site.world.count("http_truncated").await, 1);
 }
 
 #[tokio::test]

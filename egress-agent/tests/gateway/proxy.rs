@@ -129,6 +129,52 @@ async fn a_tunnel_may_be_asked_for_at_any_address() {
 }
 
 #[tokio::test]
+async fn in_audit_tunnels_and_requests_pass_to_where_they_name() {
+    let mut world = world(&["sub.wild.test:PORT"]).await;
+    let port = world.upstream.port();
+    for (to, inside, reason) in [
+        ("repo.test", hello("repo.test"), "host_not_allowed"),
+        ("sub.wild.test", hello("repo.test"), "connect_disagrees"),
+        (
+            "repo.test",
+            b"SSH-2.0-x\r\n".to_vec(),
+            "connect_without_tls",
+        ),
+    ] {
+        world.come_from(AUDITED, world.gateway.ip(), world.gateway.port(), 6);
+        let mut stream = TcpStream::connect(world.gateway).await.unwrap();
+        let head = format!("CONNECT {to}:{port} HTTP/1.1\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        assert_eq!(one(&mut stream).await, ESTABLISHED);
+        exchange(&mut stream, &inside).await;
+        drop(stream);
+        let open = loop {
+            if let Event::ConnectionOpen(open) = world.record().await.event {
+                break open;
+            }
+        };
+        assert_eq!(open.attempt.verdict, Verdict::Audit);
+        assert_eq!(open.attempt.reason.as_deref(), Some(reason));
+        assert_eq!(open.upstream, Some(world.upstream));
+    }
+
+    let mut site = Site::new(&[]).await;
+    let (gateway, port) = (site.world.gateway, site.world.upstream.port());
+    site.world
+        .come_from(AUDITED, gateway.ip(), gateway.port(), 6);
+    let mut stream = TcpStream::connect(gateway).await.unwrap();
+    let head = format!(
+        "GET http://repo.test:{port}/a HTTP/1.1\r\nHost: repo.test:{port}\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let answer = String::from_utf8(rest(stream).await.unwrap()).unwrap();
+    assert!(answer.ends_with("hello"), "{answer}");
+    let request = site.request().await;
+    assert_eq!(request.of.attempt.verdict, Verdict::Audit);
+    assert_eq!(request.of.upstream, Some(site.world.upstream));
+}
+
+#[tokio::test]
 async fn plain_requests_by_absolute_uri() {
     let mut site = Site::new(&[r#"{"hosts": ["repo.test"], "paths": ["/v1/*"]}"#]).await;
     let port = site.world.upstream.port();

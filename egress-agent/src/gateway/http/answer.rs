@@ -32,9 +32,9 @@ pub(super) fn denied(what: &str, endpoint: &str, reason: Reason) -> Response<Ans
 
 /// Allowed, but there is nobody to ask.
 pub(super) fn failed(what: &str, endpoint: &str, reason: &str) -> Response<Answer> {
-    let status = match reason {
-        "dial_timeout" | "resolve_timeout" | "tls_timeout" => StatusCode::GATEWAY_TIMEOUT,
-        _ => StatusCode::BAD_GATEWAY,
+    let status = match reason.ends_with("_timeout") {
+        true => StatusCode::GATEWAY_TIMEOUT,
+        false => StatusCode::BAD_GATEWAY,
     };
     let text = format!("egress-agent: {endpoint} may {what}, but the server failed: {reason}.\n");
     own(status, text)

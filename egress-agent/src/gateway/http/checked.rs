@@ -104,14 +104,7 @@ impl Checked {
 
     fn judge_head(&mut self, end: usize) {
         if connect::is_connect(&self.raw[..end]) {
-            let parsed = connect::parse(&self.raw[..end]);
-            let stop = judge_connect(&self.link, parsed);
-            if stop == Stop::Connect {
-                self.raw.drain(..end);
-            }
-            self.link.stopped.set(Some(stop));
-            self.phase = Phase::Stopped;
-            return;
+            return self.judge_connect(end);
         }
         let parsed = head::parse(&self.raw[..end], self.link.ask.port);
         let framing = parsed.as_ref().ok().map(|head| head.framing);
@@ -125,6 +118,15 @@ impl Checked {
                 false => self.phase = Phase::Body(body),
             }
         }
+    }
+
+    fn judge_connect(&mut self, end: usize) {
+        let stop = judge_connect(&self.link, connect::parse(&self.raw[..end]));
+        if stop == Stop::Connect {
+            self.raw.drain(..end);
+        }
+        self.link.stopped.set(Some(stop));
+        self.phase = Phase::Stopped;
     }
 
     /// Asks what becomes of a head, and stops where it is not to be served.

@@ -10,7 +10,7 @@ use hyper::upgrade::OnUpgrade;
 
 use super::{head::Head, link::Link};
 use crate::{
-    gateway::splice::Bytes,
+    gateway::{reason::Reason, splice::Bytes},
     telemetry::record::{Connection, Event, HttpRequest, Verdict},
 };
 
@@ -61,6 +61,14 @@ impl Exchange {
             started: Instant::now(),
             is_told: Cell::default(),
         }
+    }
+
+    /// It goes nowhere.
+    pub(super) fn deny(&self, reason: Reason) {
+        self.link.shared().counters.add(reason.as_str());
+        let mut record = self.record.borrow_mut();
+        record.attempt.verdict = Verdict::Deny;
+        record.attempt.reason = Some(reason.as_str().to_owned());
     }
 
     /// Tells of it; the first reason stands.

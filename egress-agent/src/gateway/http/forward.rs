@@ -37,54 +37,34 @@ pub(super) async fn serve(
 ) -> Result<Response<Answer>, io::Error> {
     let judged = link.next.take();
     let judged = judged.ok_or_else(|| io::Error::other("a request that was not judged"))?;
-    let host = &judged.head.request.host;
-    let what = format!(
-        "{} http://{host}{}",
-        judged.head.request.method, judged.head.request.path
-    );
-    let originate_tls = matches!(
-        judged.route,
-        Route::Host {
-            originate_tls: true,
-            ..
-        }
-    );
-    let record = record(&link, &judged);
-    let exchange = Rc::new(Exchange::new(
-        link.clone(),
-        record,
-        &judged.head,
-        originate_tls,
-    ));
+    let (record, is_tls) = (record(&link, &judged), judged.route.originates_tls());
+    let exchange = Rc::new(Exchange::new(link.clone(), record, &judged.head, is_tls));
     let answered = match judged.route {
         Route::Deny(reason) => Err(NoUpstream::Denied(reason)),
         Route::Host { .. } | Route::Audit(_) => forward(&exchange, &judged, request).await,
     };
-    if link.stopped.get().is_some() && answered.is_err() {
-        return Err(io::Error::other("the body is refused"));
+    match answered {
+        Ok(answer) => Ok(answer),
+        Err(_) if link.stopped.get().is_some() => Err(io::Error::other("the body is refused")),
+        Err(none) => Ok(answer_ourselves(&exchange, &judged, none)),
     }
-    let endpoint = link.record.attempt.endpoint.name.clone();
-    Ok(match answered {
-        Ok(answer) => answer,
-        Err(NoUpstream::Denied(reason)) => {
-            {
-                let mut record = exchange.record.borrow_mut();
-                record.attempt.verdict = Verdict::Deny;
-                record.attempt.reason = Some(reason.as_str().to_owned());
-            }
-            link.shared().counters.add(reason.as_str());
-            let answer = answer::denied(&what, &endpoint, reason);
-            exchange.status.set(Some(answer.status().as_u16()));
-            exchange.end("denied");
-            answer
+}
+
+/// Says why the request goes nowhere, to who asked and in the record.
+fn answer_ourselves(exchange: &Exchange, judged: &Judged, why: NoUpstream) -> Response<Answer> {
+    let asked = &judged.head.request;
+    let what = format!("{} http://{}{}", asked.method, asked.host, asked.path);
+    let endpoint = exchange.record.borrow().attempt.endpoint.name.clone();
+    let (answer, end) = match why {
+        NoUpstream::Denied(reason) => {
+            exchange.deny(reason);
+            (answer::denied(&what, &endpoint, reason), "denied")
         }
-        Err(NoUpstream::Failed(reason)) => {
-            let answer = answer::failed(&what, &endpoint, reason);
-            exchange.status.set(Some(answer.status().as_u16()));
-            exchange.end(reason);
-            answer
-        }
-    })
+        NoUpstream::Failed(reason) => (answer::failed(&what, &endpoint, reason), reason),
+    };
+    exchange.status.set(Some(answer.status().as_u16()));
+    exchange.end(end);
+    answer
 }
 
 fn record(link: &Link, judged: &Judged) -> Connection {
@@ -155,10 +135,7 @@ fn met(exchange: &Exchange, upstream: &Upstream) {
     let mut record = exchange.record.borrow_mut();
     record.upstream = Some(upstream.address);
     let link = &exchange.link;
-    let dialled = link.ask.destination;
-    // Who dials the gateway itself, as a proxy, leaves it to say where.
-    let is_proxy = link.worker.resolver.refused().is_own(dialled);
-    record.mismatch = !is_proxy && !upstream.addresses.contains(&dialled);
+    record.mismatch = !link.is_proxy() && !upstream.addresses.contains(&link.ask.destination);
     link.open(&record);
 }
 

@@ -35,10 +35,20 @@ pub(super) enum Route {
         /// Whether by TLS.
         originate_tls: bool,
     },
-    /// To the original destination: denied, but the endpoint is in audit mode.
+    /// To the original destination, or to the host where that is the gateway itself: denied, but
+    /// the endpoint is in audit mode.
     Audit(Reason),
     /// Nowhere.
     Deny(Reason),
+}
+
+impl Route {
+    pub(super) fn originates_tls(&self) -> bool {
+        match self {
+            Self::Host { originate_tls, .. } => *originate_tls,
+            Self::Audit(_) | Self::Deny(_) => false,
+        }
+    }
 }
 
 /// A request, and where it goes.
@@ -81,11 +91,14 @@ fn unread(ask: &Ask, endpoint: &EndpointState, refused: &Refused, bad: Bad) -> S
             Stop::Refuse(Reason::Policy(DenyReason::AddressNotAllowed))
         }
         Authorised::Deny(why) if is_address => Stop::Refuse(why),
-        Authorised::Deny(_) | Authorised::Name { .. } => Stop::Refuse(Reason::Http(bad)),
+        Authorised::Deny(_) | Authorised::Name { .. } | Authorised::AuditName { .. } => {
+            Stop::Refuse(Reason::Http(bad))
+        }
     }
 }
 
-/// Judges what asks for a tunnel. A proxy that a rule of networks allows is asked itself.
+/// Judges what asks for a tunnel. A proxy that a rule of networks allows is asked itself, and in
+/// Audit any other that was dialled, where the tunnel would be denied.
 pub(super) fn judge_connect(link: &Link, connect: Result<Connect, Bad>) -> Stop {
     let Some(endpoint) = link.endpoint() else {
         return Stop::Refuse(Reason::UnknownEndpoint);
@@ -99,19 +112,18 @@ pub(super) fn judge_connect(link: &Link, connect: Result<Connect, Bad>) -> Stop 
     let decided = endpoint.policy.decide_name(&host, port);
     *link.connect.borrow_mut() = Some(Connect { host, port });
     match (original, decided) {
-        (Authorised::Original { .. }, Decision::Allow { .. }) => {
+        (Authorised::Original { .. }, _) => {
             Stop::Opaque(Reason::Policy(DenyReason::AddressNotAllowed))
         }
-        (Authorised::Original { .. } | Authorised::Audit(_), Decision::Deny(reason)) => {
-            Stop::Opaque(Reason::Policy(reason))
+        (_, Decision::Allow { .. }) => Stop::Connect,
+        (Authorised::Audit(_), Decision::Deny(reason)) => Stop::Opaque(Reason::Policy(reason)),
+        (Authorised::Deny(Reason::GatewayAddress), _) if endpoint.mode == Mode::Audit => {
+            Stop::Connect
         }
         (
-            Authorised::Audit(_) | Authorised::Deny(_) | Authorised::Name { .. },
-            Decision::Allow { .. },
-        ) => Stop::Connect,
-        (Authorised::Deny(_) | Authorised::Name { .. }, Decision::Deny(reason)) => {
-            Stop::Refuse(Reason::Policy(reason))
-        }
+            Authorised::Deny(_) | Authorised::Name { .. } | Authorised::AuditName { .. },
+            Decision::Deny(reason),
+        ) => Stop::Refuse(Reason::Policy(reason)),
     }
 }
 
@@ -139,7 +151,13 @@ fn route(
     match ask.original(endpoint, refused) {
         Authorised::Original { .. } => Err(reason),
         Authorised::Audit(_) => Ok(Route::Audit(reason)),
-        Authorised::Deny(_) | Authorised::Name { .. } => Ok(Route::Deny(reason)),
+        // The gateway itself was dialled, as a proxy: the host is all that is known.
+        Authorised::Deny(Reason::GatewayAddress) if endpoint.mode == Mode::Audit => {
+            Ok(Route::Audit(reason))
+        }
+        Authorised::Deny(_) | Authorised::Name { .. } | Authorised::AuditName { .. } => {
+            Ok(Route::Deny(reason))
+        }
     }
 }
 

@@ -93,6 +93,12 @@ impl Link {
         table.endpoint(self.ask.endpoint).cloned()
     }
 
+    /// Whether the gateway itself was dialled, as a proxy is: it is left to the gateway where a
+    /// request goes.
+    pub(super) fn is_proxy(&self) -> bool {
+        self.worker.resolver.refused().is_own(self.ask.destination)
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.opened.borrow().is_some()
     }

@@ -51,11 +51,19 @@ pub(super) async fn serve(link: Link, stream: TcpStream, bytes: Vec<u8>) -> Opti
         .max_buf_size(4 * HEAD_MAX)
         .header_read_timeout(None)
         .serve_connection(io, service);
-    let served = tokio::select! {
-        served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => served,
-        cut = cut(&link) => {
-            link.cut.set(Some(cut));
-            Ok(())
+    let (mut drains, mut is_draining) = (link.shared().drains.clone(), false);
+    let served = loop {
+        tokio::select! {
+            served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break served,
+            cut = cut(&link) => {
+                link.cut.set(Some(cut));
+                break Ok(());
+            }
+            _told = drains.wait_for(|drains| *drains), if !is_draining => {
+                // The request under way is the last one.
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+                is_draining = true;
+            }
         }
     };
     let (stream, bytes) = connection.into_parts().io.into_parts();

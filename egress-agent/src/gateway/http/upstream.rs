@@ -35,6 +35,10 @@ pub(super) fn key(link: &Link, judged: &Judged) -> Key {
             *port,
             *originate_tls,
         ),
+        Route::Audit(_) if link.is_proxy() => {
+            let request = &judged.head.request;
+            (Target::Name(request.host.clone()), request.port, false)
+        }
         Route::Audit(_) | Route::Deny(_) => (Target::Address(ask.destination), ask.port, false),
     };
     Key {
