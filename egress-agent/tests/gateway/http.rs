@@ -1,6 +1,6 @@
 //! Plain HTTP: every request is judged, and what cannot be read in one way alone is refused.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use egress_agent::{
     gateway::protocol::Endpoints,
@@ -564,15 +564,27 @@ async fn the_end_of_a_cut_request_is_told() {
 #[tokio::test]
 async fn connections_to_servers_are_never_shared_between_endpoints() {
     let mut site = Site::new(&[REPO]).await;
-    let get = "GET / HTTP/1.1\r\nHost: repo.test\r\nConnection: close\r\n\r\n";
-    for endpoint in [ENFORCED, ENFORCED, AUDITED, AUDITED, ENFORCED] {
-        assert!(site.send(endpoint, get).await.contains("hello"));
-        site.request().await;
+    for _ in 0..8 {
+        for endpoint in [ENFORCED, AUDITED] {
+            let get =
+                format!("GET /{endpoint} HTTP/1.1\r\nHost: repo.test\r\nConnection: close\r\n\r\n");
+            assert!(site.send(endpoint, &get).await.contains("hello"));
+            site.request().await;
+        }
     }
-    let numbers: std::collections::BTreeSet<_> =
-        site.seen.lock().unwrap().iter().map(|it| it.0).collect();
-    // Each worker has a pool of its own: at most one a worker and endpoint.
-    assert!((2..=4).contains(&numbers.len()), "{numbers:?}");
+    let seen = site.seen.lock().unwrap();
+    let of = |endpoint: u32| -> BTreeSet<usize> {
+        let path = format!("GET /{endpoint} ");
+        let requests = seen.iter().filter(|it| it.1.starts_with(&path));
+        requests.map(|it| it.0).collect()
+    };
+    let (first, second) = (of(ENFORCED), of(AUDITED));
+    assert!(first.is_disjoint(&second), "{first:?} {second:?}");
+    // Eight requests each: used again, whichever worker served them.
+    assert!(
+        first.len() <= 4 && second.len() <= 4,
+        "{first:?} {second:?}"
+    );
 }
 
 #[tokio::test]
