@@ -13,7 +13,7 @@ use egress_agent::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     time::timeout,
 };
 
@@ -412,6 +412,67 @@ async fn a_body_that_a_server_may_not_expect_ends_the_connection_to_it() {
             "{seen}"
         );
         assert_eq!(seen.contains("connection: close"), is_last, "{seen}");
+    }
+}
+
+/// Whatever ends the connection behind it, and wherever on the way its end waits for a reader.
+#[tokio::test]
+async fn the_end_of_an_answer_that_is_read_late_is_not_lost() {
+    let site = Site::new(&[REPO]).await;
+    for length in (1..=8).map(|step| step << 20) {
+        for behind in ["", "GET / HTTP/1.1\r\nHost : x\r\n\r\n"] {
+            let close = if behind.is_empty() {
+                "Connection: close\r\n"
+            } else {
+                ""
+            };
+            let raw =
+                format!("GET /large/{length} HTTP/1.1\r\nHost: repo.test\r\n{close}\r\n{behind}");
+            let mut stream = site.dial(ENFORCED).await;
+            stream.write_all(raw.as_bytes()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let all = rest(stream).await.unwrap();
+            let head = all.windows(4).position(|it| it == b"\r\n\r\n").unwrap() + 4;
+            let refusal = String::from_utf8_lossy(all.get(head + length..).unwrap_or(b"cut"));
+            assert_eq!(refusal.is_empty(), behind.is_empty(), "{length} {refusal}");
+            assert!(
+                behind.is_empty() || refusal.starts_with("HTTP/1.1 400 "),
+                "{length} {refusal}"
+            );
+        }
+    }
+}
+
+/// A server that answers before it has heard all: what comes then is still judged.
+#[tokio::test]
+async fn nothing_is_said_into_an_answer_that_has_begun() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut site = Site::new(&[]).await;
+    site.world.upstream = listener.local_addr().unwrap();
+    site.rules(3, &[REPO]).await;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                stream.read_u8().await.unwrap();
+                let begun = b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\nbegun";
+                stream.write_all(begun).await.unwrap();
+                drop(stream.read_to_end(&mut Vec::new()).await);
+            });
+        }
+    });
+    let post = "POST / HTTP/1.1\r\nHost: repo.test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n";
+    for policy in [false, true] {
+        let mut stream = site.dial(ENFORCED).await;
+        stream.write_all(post.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"begun") {
+            stream.read_buf(&mut answer).await.unwrap();
+        }
+        match policy {
+            false => stream.write_all(b"3;x\r\nabc\r\n").await.unwrap(),
+            true => site.rules(4, &[]).await,
+        }
+        assert_eq!(rest(stream).await, Err(std::io::ErrorKind::ConnectionReset));
     }
 }
 

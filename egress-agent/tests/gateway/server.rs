@@ -80,6 +80,13 @@ pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
                     sleep(Duration::from_millis(50)).await;
                 }
             }
+            large if large.starts_with("/large/") => {
+                let length = large["/large/".len()..].parse().ok()?;
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+                stream.write_all(head.as_bytes()).await.ok()?;
+                stream.write_all(&vec![b'.'; length]).await.ok()?;
+                continue;
+            }
             "/gone" => return None,
             _ => "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
         };

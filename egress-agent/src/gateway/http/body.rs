@@ -63,8 +63,14 @@ impl Body for Passing {
             Some(Err(_)) if self.way == Way::Down => self.exchange.end("upstream_reset"),
             Some(Err(_)) | None => {}
         }
-        if self.way == Way::Down && (frame.is_none() || self.inner.is_end_stream()) {
-            self.exchange.end("eof");
+        if frame.is_none() || self.inner.is_end_stream() {
+            match self.way {
+                Way::Down => self.exchange.end("eof"),
+                Way::Up => {
+                    self.exchange.is_sending.set(false);
+                    self.exchange.rest();
+                }
+            }
         }
         Poll::Ready(frame)
     }

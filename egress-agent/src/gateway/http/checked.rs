@@ -133,8 +133,9 @@ impl Checked {
     fn judge(&mut self, head: Result<head::Head, Bad>) {
         match judge(&self.link, head) {
             Step::Serve(judged) => {
-                *self.link.running.borrow_mut() =
-                    Some((judged.head.request.clone(), judged.route.clone()));
+                let judged = Rc::new(judged);
+                self.link.answered.set(false);
+                *self.link.running.borrow_mut() = Some(judged.clone());
                 *self.link.next.borrow_mut() = Some(judged);
             }
             Step::Stop(stop) => {

@@ -8,7 +8,7 @@ use std::{
 
 use hyper::upgrade::OnUpgrade;
 
-use super::{head::Head, link::Link};
+use super::{framing::Framing, judge::Judged, link::Link};
 use crate::{
     gateway::{reason::Reason, splice::Bytes},
     telemetry::record::{Connection, Event, HttpRequest, Verdict},
@@ -24,10 +24,9 @@ pub(super) struct Exchange {
     pub(super) record: RefCell<Connection>,
     pub(super) bytes: Bytes,
     pub(super) status: Cell<Option<u16>>,
-    pub(super) originate_tls: bool,
-    pub(super) websocket: bool,
-    method: String,
-    path: String,
+    /// Whether something of its body is still to come.
+    pub(super) is_sending: Cell<bool>,
+    judged: Rc<Judged>,
     started: Instant,
     is_told: Cell<bool>,
 }
@@ -39,25 +38,15 @@ pub(super) struct Tunnel {
 }
 
 impl Exchange {
-    pub(super) fn new(
-        link: Rc<Link>,
-        record: Connection,
-        head: &Head,
-        originate_tls: bool,
-    ) -> Self {
-        let request = &head.request;
-        // A path in its normal form is ASCII.
-        let path = request.path.as_str();
-        let path = path.get(..PATH_MAX).unwrap_or(path);
+    pub(super) fn new(link: Rc<Link>, record: Connection, judged: Rc<Judged>) -> Self {
+        let has_body = judged.head.framing != Framing::Empty;
         Self {
             link,
             record: RefCell::new(record),
             bytes: Bytes::default(),
             status: Cell::default(),
-            originate_tls,
-            websocket: request.websocket,
-            method: request.method.clone(),
-            path: path.to_owned(),
+            is_sending: Cell::new(has_body),
+            judged,
             started: Instant::now(),
             is_told: Cell::default(),
         }
@@ -71,27 +60,47 @@ impl Exchange {
         record.attempt.reason = Some(reason.as_str().to_owned());
     }
 
+    /// Once both bodies are over, a new policy has nothing to end.
+    pub(super) fn rest(&self) {
+        let mut running = self.link.running.borrow_mut();
+        let is_own = running
+            .as_ref()
+            .is_some_and(|it| Rc::ptr_eq(it, &self.judged));
+        if is_own && self.is_told.get() && !self.is_sending.get() {
+            *running = None;
+        }
+    }
+
+    /// Whether the request asks for a WebSocket.
+    pub(super) fn is_websocket(&self) -> bool {
+        self.judged.head.request.websocket
+    }
+
     /// Tells of it; the first reason stands.
     pub(super) fn end(&self, reason: &str) {
         if self.is_told.replace(true) {
             return;
         }
+        self.rest();
         let reason = self.link.cut.get().unwrap_or(reason);
-        self.link.running.take();
         let (sent, received) = (self.bytes.sent.get(), self.bytes.received.get());
         let all = &self.link.bytes;
         all.sent.set(all.sent.get() + sent);
         all.received.set(all.received.get() + received);
         let elapsed = self.started.elapsed().as_millis();
+        let request = &self.judged.head.request;
+        // A path in its normal form is ASCII.
+        let path = request.path.as_str();
+        let path = path.get(..PATH_MAX).unwrap_or(path);
         tell(
             &self.link,
             HttpRequest {
                 of: self.record.borrow().clone(),
-                method: Some(self.method.clone()),
-                path: Some(self.path.clone()),
+                method: Some(request.method.clone()),
+                path: Some(path.to_owned()),
                 status: self.status.get(),
-                originated_tls: self.originate_tls,
-                websocket: self.websocket,
+                originated_tls: self.judged.route.originates_tls(),
+                websocket: request.websocket,
                 bytes_sent: sent,
                 bytes_received: received,
                 duration_ms: u64::try_from(elapsed).unwrap_or(u64::MAX),

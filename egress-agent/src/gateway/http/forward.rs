@@ -37,17 +37,21 @@ pub(super) async fn serve(
 ) -> Result<Response<Answer>, io::Error> {
     let judged = link.next.take();
     let judged = judged.ok_or_else(|| io::Error::other("a request that was not judged"))?;
-    let (record, is_tls) = (record(&link, &judged), judged.route.originates_tls());
-    let exchange = Rc::new(Exchange::new(link.clone(), record, &judged.head, is_tls));
+    let record = record(&link, &judged);
+    let exchange = Rc::new(Exchange::new(link.clone(), record, judged.clone()));
     let answered = match judged.route {
         Route::Deny(reason) => Err(NoUpstream::Denied(reason)),
         Route::Host { .. } | Route::Audit(_) => forward(&exchange, &judged, request).await,
     };
-    match answered {
-        Ok(answer) => Ok(answer),
-        Err(_) if link.stopped.get().is_some() => Err(io::Error::other("the body is refused")),
-        Err(none) => Ok(answer_ourselves(&exchange, &judged, none)),
-    }
+    let answer = match answered {
+        Ok(answer) => answer,
+        Err(_) if link.stopped.get().is_some() => {
+            return Err(io::Error::other("the body is refused"));
+        }
+        Err(none) => answer_ourselves(&exchange, &judged, none),
+    };
+    link.answered.set(true);
+    Ok(answer)
 }
 
 /// Says why the request goes nowhere, to who asked and in the record.
@@ -116,7 +120,7 @@ async fn forward(
     exchange.status.set(Some(response.status().as_u16()));
     link.moved.set(tokio::time::Instant::now());
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        if !exchange.websocket {
+        if !exchange.is_websocket() {
             return Err(NoUpstream::Failed("upstream_reset"));
         }
         *link.tunnel.borrow_mut() = Some(Tunnel {

@@ -163,17 +163,13 @@ fn route(
 
 /// Whether a request that goes by this route may go on under the policy of now: it must still
 /// lead to the same place.
-pub(super) fn still(link: &Link, request: &Request, before: &Route) -> bool {
+pub(super) fn still(link: &Link, judged: &Judged) -> bool {
     let Some(endpoint) = link.endpoint() else {
         return false;
     };
-    let now = route(
-        request,
-        &link.ask,
-        &endpoint,
-        link.worker.resolver.refused(),
-    );
-    match (before, now) {
+    let (request, refused) = (&judged.head.request, link.worker.resolver.refused());
+    let now = route(request, &link.ask, &endpoint, refused);
+    match (&judged.route, now) {
         (
             Route::Host {
                 port,

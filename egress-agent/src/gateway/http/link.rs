@@ -8,11 +8,7 @@ use std::{
 
 use tokio::time::Instant as Moment;
 
-use super::{
-    connect::Connect,
-    exchange::Tunnel,
-    judge::{Judged, Route},
-};
+use super::{connect::Connect, exchange::Tunnel, judge::Judged};
 use crate::{
     gateway::{
         authorise::Ask,
@@ -21,7 +17,6 @@ use crate::{
         table::EndpointState,
         worker::{Shared, Worker},
     },
-    policy::http::Request,
     telemetry::record::{Connection, Event, Verdict},
 };
 
@@ -38,9 +33,11 @@ pub(super) struct Link {
     /// When something was last moved.
     pub(super) moved: Cell<Moment>,
     /// The request whose head was handed on last.
-    pub(super) next: RefCell<Option<Judged>>,
+    pub(super) next: RefCell<Option<Rc<Judged>>>,
     /// The one that is being served.
-    pub(super) running: RefCell<Option<(Request, Route)>>,
+    pub(super) running: RefCell<Option<Rc<Judged>>>,
+    /// Whether its answer has begun.
+    pub(super) answered: Cell<bool>,
     /// The tunnel that was asked for last.
     pub(super) connect: RefCell<Option<Connect>>,
     /// Why no more requests are read.
@@ -75,6 +72,7 @@ impl Link {
             moved: Cell::new(Moment::now()),
             next: RefCell::default(),
             running: RefCell::default(),
+            answered: Cell::default(),
             connect: RefCell::default(),
             stopped: Cell::default(),
             cut: Cell::default(),

@@ -1,6 +1,6 @@
 //! A connection of HTTP, from its first request to its end.
 
-use std::{future::poll_fn, io, rc::Rc};
+use std::{io, rc::Rc};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -54,7 +54,8 @@ pub(super) async fn serve(link: Link, stream: TcpStream, bytes: Vec<u8>) -> Opti
     let (mut drains, mut is_draining) = (link.shared().drains.clone(), false);
     let served = loop {
         tokio::select! {
-            served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break served,
+            // With its last words flushed; our side of the socket stays open.
+            served = &mut connection => break served,
             cut = cut(&link) => {
                 link.cut.set(Some(cut));
                 break Ok(());
@@ -83,10 +84,7 @@ async fn no_longer_allowed(link: &Link) {
     let mut tables = link.shared().table.clone();
     while tables.changed().await.is_ok() {
         let running = link.running.borrow();
-        if running
-            .as_ref()
-            .is_some_and(|(request, route)| !still(link, request, route))
-        {
+        if running.as_ref().is_some_and(|judged| !still(link, judged)) {
             return;
         }
     }
@@ -110,6 +108,8 @@ async fn finish(
         relay(link, tunnel, stream, &bytes).await;
         return None;
     }
+    // Within an answer nothing else can be said.
+    let is_cut_short = !in_order && link.answered.get();
     let rest = |stream, reason, connect| {
         let was_open = link.is_open();
         link.close("opaque");
@@ -125,7 +125,11 @@ async fn finish(
         Some(Stop::Opaque(reason)) => rest(stream, reason, None),
         Some(Stop::Connect) => rest(stream, Reason::ConnectWithoutTls, link.connect.take()),
         Some(Stop::Refuse(reason)) => {
-            refuse(link, stream, reason).await;
+            let words = refuse(link, reason);
+            match is_cut_short {
+                true => alert::reset(stream),
+                false => alert::linger(stream, &words).await,
+            }
             None
         }
         None => {
@@ -140,8 +144,8 @@ async fn finish(
     }
 }
 
-/// Refuses what was read last.
-async fn refuse(link: &Link, stream: TcpStream, reason: Reason) {
+/// Tells of what was read last that it is refused; what is to be said.
+fn refuse(link: &Link, reason: Reason) -> Vec<u8> {
     let (status, words) = answer::refused(&link.record.attempt.endpoint.name, reason);
     link.shared().counters.add(reason.as_str());
     let mut of = link.record.clone();
@@ -159,7 +163,7 @@ async fn refuse(link: &Link, stream: TcpStream, reason: Reason) {
         },
     );
     link.close(reason.as_str());
-    alert::linger(stream, &words).await;
+    words
 }
 
 /// Both ways, once the server has agreed to a WebSocket.
