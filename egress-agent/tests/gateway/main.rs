@@ -5,10 +5,12 @@
     reason = "helpers of tests"
 )]
 
+mod bodies;
 mod connections;
 mod http;
 mod names;
 mod origination;
 mod proxy;
 mod server;
+mod smuggling;
 mod world;
