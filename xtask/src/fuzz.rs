@@ -44,6 +44,8 @@ pub(crate) enum Target {
     ClientHello,
     /// The resolver's reading of queries and writing of replies
     Dns,
+    /// Heads and bodies of requests, against httparse
+    Http,
 }
 
 impl Target {
@@ -53,6 +55,7 @@ impl Target {
             Self::Packet => "packet",
             Self::ClientHello => "client_hello",
             Self::Dns => "dns",
+            Self::Http => "http",
         }
     }
 }
