@@ -117,11 +117,10 @@ impl HttpRule {
     /// # Errors
     /// In the order of [`DenyReason`].
     pub fn judge(&self, request: &Request) -> Result<(), DenyReason> {
-        let is_any = |all: usize| all == 0;
-        if !is_any(self.methods.len()) && !self.methods.iter().any(|m| m.0 == request.method) {
+        if !self.methods.is_empty() && !self.methods.iter().any(|m| m.0 == request.method) {
             return Err(DenyReason::MethodNotAllowed);
         }
-        if !is_any(self.paths.len()) && !self.paths.iter().any(|p| p.matches(&request.path)) {
+        if !self.paths.is_empty() && !self.paths.iter().any(|p| p.matches(&request.path)) {
             return Err(DenyReason::PathNotAllowed);
         }
         if !self.headers.iter().all(|h| h.is_in(&request.fields)) {

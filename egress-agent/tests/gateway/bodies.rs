@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use egress_agent::gateway::protocol::{FromGateway, ToGateway, write_message};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -195,4 +196,52 @@ async fn a_websocket_where_policy_allows_one() {
         answers.contains("hello") && answers.contains("403 Forbidden"),
         "{answers}"
     );
+}
+
+#[tokio::test]
+async fn connections_that_nobody_uses_end() {
+    let mut site = Site::new(&[REPO]).await;
+    // In order between requests, and within one by a reset.
+    let mut kept = site.dial(ENFORCED).await;
+    kept.write_all(b"GET / HTTP/1.1\r\nHost: repo.test\r\n\r\n")
+        .await
+        .unwrap();
+    one(&mut kept).await;
+    assert_eq!(rest(kept).await, Ok(vec![]));
+    let mut waits = site.dial(ENFORCED).await;
+    waits
+        .write_all(b"GET /never HTTP/1.1\r\nHost: repo.test\r\n\r\n")
+        .await
+        .unwrap();
+    assert_eq!(rest(waits).await, Err(std::io::ErrorKind::ConnectionReset));
+    loop {
+        let request = site.request().await;
+        if request.path.as_deref() == Some("/never") {
+            assert_eq!(request.close_reason, "idle_timeout");
+            assert_eq!(request.status, None);
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_drain_ends_kept_connections_and_lets_requests_end() {
+    let mut site = Site::new(&[REPO]).await;
+    let get = b"GET / HTTP/1.1\r\nHost: repo.test\r\n\r\n";
+    let mut kept = site.dial(ENFORCED).await;
+    kept.write_all(get).await.unwrap();
+    one(&mut kept).await;
+    let mut posts = site.dial(ENFORCED).await;
+    let post = b"POST / HTTP/1.1\r\nHost: repo.test\r\nContent-Length: 3\r\n\r\na";
+    posts.write_all(post).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    write_message(&mut site.world.control, &ToGateway::Drain)
+        .await
+        .unwrap();
+    assert_eq!(rest(kept).await, Ok(vec![]));
+    posts.write_all(b"bc").await.unwrap();
+    let answer = String::from_utf8(rest(posts).await.unwrap()).unwrap();
+    assert!(answer.ends_with("hello"), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
+    while site.world.next().await != FromGateway::Drained {}
 }

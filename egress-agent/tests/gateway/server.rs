@@ -87,6 +87,7 @@ pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
                 stream.write_all(&vec![b'.'; length]).await.ok()?;
                 continue;
             }
+            "/never" => std::future::pending().await,
             "/gone" => return None,
             _ => "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
         };

@@ -163,6 +163,8 @@ impl World {
         configure.limits = Limits {
             hello: Duration::from_millis(600),
             silence: Duration::from_millis(100),
+            keep_alive: Duration::from_secs(2),
+            http_idle: Duration::from_secs(4),
             ..Limits::default()
         };
         let (read, mut control) = ours.into_split();
