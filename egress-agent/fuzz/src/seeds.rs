@@ -88,7 +88,7 @@ pub fn requests() -> Vec<Vec<u8>> {
         "GET /a/../b?c=1 HTTP/1.1\r\nHost: A.test.:80\r\nConnection: x, close\r\nX: y\r\n\r\nGET",
         "GET http://a.test/%41 HTTP/1.0\r\nHost: a.test\r\n\r\n",
         "OPTIONS * HTTP/1.1\r\nHost: a.test\r\nExpect: 100-continue\r\n\r\n",
-        "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 03\r\n\r\nabcGET",
+        "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3\r\n\r\nabcGET",
         "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0a\r\n0123456789\r\n0\r\nX: 1\r\n\r\nGET",
         "GET / HTTP/1.1\r\nHost: a.test\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding : chunked\r\nContent-Length: 3\r\n\r\nabc",

@@ -224,6 +224,24 @@ async fn connections_that_nobody_uses_end() {
     }
 }
 
+/// The time for a request begins when the one before is answered.
+#[tokio::test]
+async fn a_slow_answer_takes_no_time_from_the_next_request() {
+    let site = Site::new(&[REPO]).await;
+    let mut stream = site.dial(ENFORCED).await;
+    // Part of the second is there already; the first takes longer than a head may.
+    let both = b"GET /slow HTTP/1.1\r\nHost: repo.test\r\n\r\nGET / HT";
+    stream.write_all(both).await.unwrap();
+    one(&mut stream).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    stream
+        .write_all(b"TP/1.1\r\nHost: repo.test\r\n\r\n")
+        .await
+        .unwrap();
+    let answer = one(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+}
+
 #[tokio::test]
 async fn a_drain_ends_kept_connections_and_lets_requests_end() {
     let mut site = Site::new(&[REPO]).await;

@@ -87,6 +87,10 @@ pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
                 stream.write_all(&vec![b'.'; length]).await.ok()?;
                 continue;
             }
+            "/slow" => {
+                sleep(Duration::from_secs(1)).await;
+                "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow"
+            }
             "/never" => std::future::pending().await,
             "/gone" => return None,
             _ => "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",

@@ -61,7 +61,7 @@ pub enum Bad {
     EncodingOfBodiless,
     /// `Content-Length` more than once.
     SeveralLengths,
-    /// `Content-Length` that is not plain digits.
+    /// `Content-Length` that is not plain digits without leading zeros.
     Length,
     /// `Expect` other than 100-continue.
     Expect,

@@ -40,6 +40,8 @@ pub(super) struct Checked {
     phase: Phase,
     /// When the next head must be there.
     deadline: Pin<Box<Sleep>>,
+    /// Whether that is this head's already: its time begins when the one before is answered.
+    is_due: bool,
 }
 
 /// Where in a request it is.
@@ -62,6 +64,7 @@ impl Checked {
             cleared: 0,
             phase: Phase::Head(0),
             deadline: Box::pin(sleep_until(deadline)),
+            is_due: true,
         }
     }
 
@@ -75,6 +78,7 @@ impl Checked {
         while self.cleared == 0 {
             match &mut self.phase {
                 Phase::Stopped => return Poll::Ready(Ok(())),
+                Phase::Head(_) if !self.is_due => self.set_deadline(),
                 Phase::Head(looked) => match head::end(&self.raw, *looked) {
                     Ok(Some(end)) => self.judge_head(end),
                     Ok(None) => {
@@ -154,14 +158,18 @@ impl Checked {
 
     fn await_head(&mut self) {
         self.phase = Phase::Head(0);
+        self.is_due = false;
+    }
+
+    fn set_deadline(&mut self) {
         let limits = &self.link.shared().limits;
-        // What is left over was sent before its turn.
-        let limit = if self.raw.len() > self.cleared {
-            limits.hello
-        } else {
-            limits.keep_alive
+        // Some of it may have been sent before its turn.
+        let limit = match self.raw.is_empty() {
+            true => limits.keep_alive,
+            false => limits.hello,
         };
         self.deadline.as_mut().reset(Instant::now() + limit);
+        self.is_due = true;
     }
 
     /// More of a head, until its deadline.

@@ -59,7 +59,9 @@ fn chunked(method: &str, version: Version) -> Result<Framing, Bad> {
 
 fn decimal(value: &[u8]) -> Result<u64, Bad> {
     let text = std::str::from_utf8(value).map_err(|_utf8| Bad::Length)?;
-    match text.bytes().all(|byte| byte.is_ascii_digit()) {
+    // A leading zero is octal to some.
+    let is_plain = text == "0" || !text.starts_with('0');
+    match is_plain && text.bytes().all(|byte| byte.is_ascii_digit()) {
         true => text.parse().map_err(|_empty_or_large| Bad::Length),
         false => Err(Bad::Length),
     }

@@ -146,6 +146,8 @@ fn what_is_refused() {
             post("Content-Length: 3\r\nContent-Length: 4\r\n"),
             Bad::SeveralLengths,
         ),
+        (post("Content-Length: 010\r\n"), Bad::Length),
+        (post("Content-Length: 00\r\n"), Bad::Length),
         (post("Content-Length: +3\r\n"), Bad::Length),
         (post("Content-Length: -3\r\n"), Bad::Length),
         (post("Content-Length: 3, 3\r\n"), Bad::Length),
