@@ -152,38 +152,31 @@ pub(super) enum NoUpstream {
 
 impl Walk<'_> {
     async fn run(self, mut stream: TcpStream, ask: Ask, mut record: Connection) {
-        let prefix = self.detect(&mut stream, &ask).await;
+        let mut prefix = self.detect(&mut stream, &ask).await;
         if prefix.outcome == Outcome::Nothing {
             // A client that raced several addresses and dropped this one; nothing was asked.
             self.worker.shared.counters.add("connections_without_data");
             return;
         }
-        let ask = ask.with(&prefix.outcome);
-        let (mut prefix, mut ask) = (prefix, ask);
+        let mut ask = ask.with(&prefix.outcome);
         if self.is_http(&mut stream, &mut prefix, &ask).await {
-            let bytes = std::mem::take(&mut prefix.bytes);
-            let served = http::serve(self.worker, &ask, &record, self.accepted, stream, bytes);
-            let Some(rest) = served.await else {
+            let Some(rest) = self.serve_http(stream, prefix, ask, &mut record).await else {
                 return;
             };
-            stream = rest.stream;
-            if rest.was_open {
-                record.connection = self.worker.shared.open.number();
-            }
-            if let Some(connect) = &rest.connect {
-                prefix = self.tunnel(&mut stream, rest.bytes).await;
-                ask = ask.inside(connect, &prefix.outcome);
-            } else {
-                (prefix.bytes, ask.name) = (rest.bytes, Err(rest.reason));
-            }
+            (stream, prefix, ask) = rest;
         }
         if let Outcome::Decided(Detected::Tls(hello)) = &prefix.outcome {
             record.server_name = Some(hello.server_name.as_str().to_owned());
             record.ech = hello.ech;
             record.alpn.clone_from(&hello.alpn);
         }
-        let refused = self.worker.resolver.refused();
-        let authorised = ask.authorise(&self.endpoint, refused);
+        // Some time has gone by: the policy of now decides.
+        let table = self.worker.shared.table.borrow().clone();
+        let Some(endpoint) = table.endpoint(ask.endpoint) else {
+            let unknown = Reason::UnknownEndpoint;
+            return deny(self.worker, stream, record, &prefix.outcome, unknown).await;
+        };
+        let authorised = ask.authorise(endpoint, self.worker.resolver.refused());
         match &authorised {
             Authorised::Deny(reason) => {
                 return deny(self.worker, stream, record, &prefix.outcome, *reason).await;
@@ -216,6 +209,30 @@ impl Walk<'_> {
         }
         let left = self.silence(ask).saturating_sub(self.accepted.elapsed());
         http::begin::is_http(stream, &mut prefix.bytes, left).await
+    }
+
+    /// Serves requests; what goes on as something else, if anything does.
+    async fn serve_http(
+        &self,
+        stream: TcpStream,
+        mut prefix: Prefix,
+        mut ask: Ask,
+        record: &mut Connection,
+    ) -> Option<(TcpStream, Prefix, Ask)> {
+        let bytes = std::mem::take(&mut prefix.bytes);
+        let served = http::serve(self.worker, &ask, record, self.accepted, stream, bytes);
+        let mut rest = served.await?;
+        if rest.was_open {
+            record.connection = self.worker.shared.open.number();
+        }
+        match &rest.connect {
+            Some(connect) => {
+                prefix = self.tunnel(&mut rest.stream, rest.bytes).await;
+                ask = ask.inside(connect, &prefix.outcome);
+            }
+            None => (prefix.bytes, ask.name) = (rest.bytes, Err(rest.reason)),
+        }
+        Some((rest.stream, prefix, ask))
     }
 
     /// Tells the client that it has its tunnel, and looks what comes in it.

@@ -174,6 +174,22 @@ async fn in_audit_tunnels_and_requests_pass_to_where_they_name() {
     assert_eq!(request.of.upstream, Some(site.world.upstream));
 }
 
+/// What was allowed when the connection came is no longer: the tunnel is judged by what is in force
+/// when its hello comes.
+#[tokio::test]
+async fn a_policy_that_changes_before_the_hello_is_the_one_that_counts() {
+    let mut world = world(&["repo.test:PORT"]).await;
+    let to = format!("repo.test:{}", world.upstream.port());
+    let (mut stream, answer) = connect(&world, &to).await;
+    assert_eq!(answer, ESTABLISHED);
+    world.apply(endpoints(3, Vec::new(), false)).await;
+    stream.write_all(&hello("repo.test")).await.unwrap();
+    assert_eq!(rest(stream).await, Ok(vec![21, 3, 3, 0, 2, 2, 49]));
+    let open = opened(world.record().await);
+    assert_eq!(open.attempt.verdict, Verdict::Deny);
+    assert_eq!(open.attempt.reason.as_deref(), Some("host_not_allowed"));
+}
+
 #[tokio::test]
 async fn plain_requests_by_absolute_uri() {
     let mut site = Site::new(&[r#"{"hosts": ["repo.test"], "paths": ["/v1/*"]}"#]).await;
