@@ -158,7 +158,8 @@ pub enum HttpDecision {
 }
 
 /// The decision about a request, from the rules that name its host. Where several allow it, one
-/// that originates TLS goes before others, and then the first. Where none does, the reason is of
+/// that originates TLS goes before others, and then the first: `entries` has those that name the
+/// host itself before those that do by a wildcard. Where none does, the reason is of
 /// the rule that was nearest to it.
 pub(super) fn decide<'a>(
     entries: impl Iterator<Item = &'a HttpEntry>,
