@@ -79,6 +79,9 @@ pub struct GatewayConfig {
     pub silence_seconds: u64,
     /// Networks that no name may lead to, even if `permitted_answers` has them.
     pub refused_answers: Vec<IpNet>,
+    /// Authorities that it trusts where it starts TLS, a PEM file relative to this one; the node's
+    /// where it is left out.
+    pub roots: Option<PathBuf>,
 }
 
 impl GatewayConfig {
@@ -147,6 +150,7 @@ impl Default for GatewayConfig {
             hello_seconds: 10,
             silence_seconds: 3,
             refused_answers: Vec::new(),
+            roots: None,
         }
     }
 }
@@ -279,7 +283,11 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
     if let Some(records) = &mut config.records.path {
         *records = folder.join(&records);
     }
-    if let Some(roots) = &mut config.gateway.resolver_roots {
+    let gateway = &mut config.gateway;
+    for roots in [&mut gateway.resolver_roots, &mut gateway.roots]
+        .into_iter()
+        .flatten()
+    {
         *roots = folder.join(&roots);
     }
     check(&config).map_err(|what| ConfigError::Invalid {

@@ -10,6 +10,7 @@ pub mod detect;
 pub mod dial;
 pub mod dns;
 pub mod hosts;
+pub mod http;
 pub mod identify;
 pub mod inherit;
 pub mod listen;

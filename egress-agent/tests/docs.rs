@@ -20,7 +20,7 @@ struct Table {
 }
 
 /// Why the gateway denies.
-const DENIALS: [Table; 5] = [
+const DENIALS: [Table; 7] = [
     Table {
         source: include_str!("../src/policy/evaluate.rs"),
         name: "DenyReason",
@@ -36,6 +36,14 @@ const DENIALS: [Table; 5] = [
     Table {
         source: include_str!("../src/gateway/detect/client_hello.rs"),
         name: "Malformed",
+    },
+    Table {
+        source: include_str!("../src/gateway/http/bad.rs"),
+        name: "Bad",
+    },
+    Table {
+        source: include_str!("../src/policy/path.rs"),
+        name: "PathError",
     },
     Table {
         source: include_str!("../src/gateway/refuse.rs"),
@@ -60,7 +68,7 @@ const ENDS: [Table; 3] = [
 ];
 
 /// Names that stand alone in the code.
-const LITERALS: [(&str, &str, &str); 8] = [
+const LITERALS: [(&str, &str, &str); 13] = [
     (
         include_str!("../src/gateway/dns/answer.rs"),
         "dns_class_not_allowed",
@@ -85,6 +93,31 @@ const LITERALS: [(&str, &str, &str); 8] = [
         include_str!("../src/gateway/silence.rs"),
         "late_hello",
         "A TLS hello, or part of one, from a client that was let through as one that waits for the server to speak first.",
+    ),
+    (
+        include_str!("../src/gateway/http/forward.rs"),
+        "denied",
+        "A request that is not allowed, or is refused; `reason` says why.",
+    ),
+    (
+        include_str!("../src/gateway/http/serve.rs"),
+        "opaque",
+        "The connection goes on as opaque, under another number: only a rule of networks allows what came next, or the endpoint is in Audit.",
+    ),
+    (
+        include_str!("../src/gateway/http/tls.rs"),
+        "tls_certificate",
+        "The server's certificate is not one for the host, or of nobody who is trusted.",
+    ),
+    (
+        include_str!("../src/gateway/http/tls.rs"),
+        "tls_failed",
+        "The server and the gateway did not agree on TLS.",
+    ),
+    (
+        include_str!("../src/gateway/http/upstream.rs"),
+        "tls_timeout",
+        "The server did not finish the handshake in time.",
     ),
     (
         include_str!("../src/gateway/dial.rs"),
@@ -185,17 +218,19 @@ fn expected() -> String {
     }
     text.push_str(
         "\n## In the gateway\n\n\
-         `reason` of `connection.open` and `dns`. Names with `hello_` are about the TLS \
-         ClientHello, with `name_` about a server name or a DNS question, with `answer_` about \
-         the addresses that a name leads to.\n\n",
+         `reason` of `connection.open`, `http.request` and `dns`. Names with `hello_` are about \
+         the TLS ClientHello, with `http_` and `path_` about a request of plain HTTP, with \
+         `name_` about a server name or a DNS question, with `answer_` about the addresses that \
+         a name leads to.\n\n",
     );
     let mut rows: Vec<_> = DENIALS.iter().flat_map(Table::rows).collect();
     rows.extend(literals("dns_"));
     table(&mut text, &rows);
     text.push_str(
         "\n## Ends of connections\n\n\
-         `close_reason` of `connection.close`. Those with `resolve_` and `dial_` are of \
-         connections that were allowed but found no server.\n\n",
+         `close_reason` of `connection.close` and `http.request`. Those with `resolve_`, `dial_` \
+         and `tls_` are of what was allowed but found no server. A connection that ends with a \
+         request that is refused has that one's `reason`.\n\n",
     );
     let mut rows: Vec<_> = ENDS.iter().flat_map(Table::rows).collect();
     rows.extend(

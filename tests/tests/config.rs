@@ -177,10 +177,19 @@ fn an_unknown_field_of_a_rule() -> Result<()> {
 }
 
 #[test]
-fn a_rule_that_is_not_enforced_yet() -> Result<()> {
+fn a_path_that_no_request_has() -> Result<()> {
     policy_refused(
         "- hosts: [\"allowed.test\", \"repo.test\", \"*.cdn.test\"]",
-        "- http: { hosts: [\"status.test\"], methods: [GET], paths: [\"/\"] }",
-        &["not supported yet"],
+        "- http: { hosts: [\"status.test\"], paths: [\"/v1//x\"] }",
+        &["write \"/v1/x\""],
+    )
+}
+
+#[test]
+fn authorities_that_are_not_there() -> Result<()> {
+    refused(
+        "permittedAnswers: []\n  roots: ",
+        "permittedAnswers: []\n  roots: /nonexistent",
+        &["gateway.roots", "check the path"],
     )
 }

@@ -129,7 +129,7 @@ fn wildcards_ports_networks_and_policy_files() -> Result<()> {
     let policy = world.scratch().write(
         "policy.yaml",
         "apiVersion: egress-agent.dev/v1alpha1\nkind: EgressPolicy\nmetadata: { name: x, namespace: y }\n\
-         spec:\n  selector: { serviceAccounts: [nobody] }\n  egress: [ { hosts: [status.test] } ]\n",
+         spec:\n  selector: { serviceAccounts: [nobody] }\n  egress: [ { hosts: [status.test] }, { http: { hosts: [repo.test], methods: [GET] } } ]\n",
     )?;
     let policy = policy.display().to_string();
     let flags = [
@@ -144,6 +144,18 @@ fn wildcards_ports_networks_and_policy_files() -> Result<()> {
     let exec = Exec::new(&world, &flags);
     exec.run(&["curl", "-sS", "https://www.cdn.test/"])?.ok()?;
     exec.run(&["curl", "-sS", "https://status.test/"])?.ok()?;
+    exec.run(&["curl", "-sS", "http://repo.test/"])?.ok()?;
+    let denied = exec.run(&["curl", "-sS", "-d", "x", "http://repo.test/"])?;
+    ensure!(
+        denied.stdout.contains("method_not_allowed"),
+        "{}",
+        denied.text()
+    );
+    ensure!(
+        summary(&denied.stderr).contains("denied   repo.test:80  1 connection, method_not_allowed"),
+        "{}",
+        denied.stderr
+    );
     let echo = "import socket; s = socket.create_connection(('198.51.100.7', 8443), 5); s.sendall(b'x' * 5); print(s.recv(5))";
     ensure!(exec.python(echo)?.ok()?.contains("xxxxx"), "no echo");
     ensure!(

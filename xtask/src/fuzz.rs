@@ -46,6 +46,8 @@ pub(crate) enum Target {
     RequestLine,
     /// The resolver's reading of queries and writing of replies
     Dns,
+    /// Heads and bodies of requests, against httparse
+    Http,
 }
 
 impl Target {
@@ -56,6 +58,7 @@ impl Target {
             Self::ClientHello => "client_hello",
             Self::RequestLine => "request_line",
             Self::Dns => "dns",
+            Self::Http => "http",
         }
     }
 }

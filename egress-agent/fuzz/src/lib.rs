@@ -8,13 +8,31 @@
 pub mod client_hello;
 mod cuts;
 pub mod dns;
+pub mod http;
 pub mod packet;
 pub mod request_line;
 pub mod seeds;
 
 #[path = "../../src/policy"]
+#[allow(dead_code, reason = "what decides, beside what is read")]
 mod policy {
+    pub(crate) mod compile;
+    pub(crate) mod evaluate;
     pub(crate) mod host;
+    pub(crate) mod http;
+    pub(crate) mod path;
+    pub(crate) mod port;
+    pub(crate) mod rule;
+}
+
+#[path = "../../src/gateway/http"]
+#[allow(dead_code, reason = "what the gateway does with it")]
+mod http1 {
+    pub(crate) mod bad;
+    pub(crate) mod fields;
+    pub(crate) mod framing;
+    pub(crate) mod head;
+    mod target;
 }
 
 #[path = "../../src/gateway/detect"]

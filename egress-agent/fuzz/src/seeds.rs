@@ -85,6 +85,23 @@ fn hello(extensions: &[u8]) -> Vec<u8> {
     [&[22, 3, 1, 0, record, 1, 0, 0, message], &body[..]].concat()
 }
 
+/// For the target `http`: requests of every framing, and some that are refused.
+pub fn requests() -> Vec<Vec<u8>> {
+    [
+        "GET /a/../b?c=1 HTTP/1.1\r\nHost: A.test.:80\r\nConnection: x, close\r\nX: y\r\n\r\nGET",
+        "GET http://a.test/%41 HTTP/1.0\r\nHost: a.test\r\n\r\n",
+        "OPTIONS * HTTP/1.1\r\nHost: a.test\r\nExpect: 100-continue\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3\r\n\r\nabcGET",
+        "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0a\r\n0123456789\r\n0\r\nX: 1\r\n\r\nGET",
+        "GET / HTTP/1.1\r\nHost: a.test\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding : chunked\r\nContent-Length: 3\r\n\r\nabc",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ]
+    .iter()
+    .map(|request| [&[0, 9], request.as_bytes()].concat())
+    .collect()
+}
+
 /// For the target `dns`: questions of the usual types, with and without EDNS.
 pub fn queries() -> Vec<Vec<u8>> {
     let types = [

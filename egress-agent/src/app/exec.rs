@@ -202,6 +202,7 @@ async fn start(
         slot,
         request.resolvers,
         request.permitted_answers,
+        crate::app::roots::read(None)?,
         network.is_none(),
     );
     let node = Node::open()?;

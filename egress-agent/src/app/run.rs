@@ -195,7 +195,7 @@ async fn start(
     };
     let generation = handed.as_ref().map_or(1, |handed| handed.generation + 1);
     let plan = Plan::make(config, policies, node, generation, &mut ids, missing).await?;
-    let (name, gateway) = (&config.instance, gateway_plan(config));
+    let (name, gateway) = (&config.instance, gateway_plan(config)?);
     let instance = Instance::start(enforcer, name, &gateway, &plan, node, handed.as_ref()).await?;
     ids.retain(&plan);
     Ok(Started {
@@ -418,9 +418,9 @@ fn open_sink(config: &Config) -> anyhow::Result<Sink> {
     }
 }
 
-fn gateway_plan(config: &Config) -> GatewayPlan {
+fn gateway_plan(config: &Config) -> anyhow::Result<GatewayPlan> {
     let gateway = &config.gateway;
-    GatewayPlan {
+    Ok(GatewayPlan {
         v4: gateway.address4.into(),
         v6: has_ipv6().then(|| gateway.address6.into()),
         port: gateway.port,
@@ -437,8 +437,9 @@ fn gateway_plan(config: &Config) -> GatewayPlan {
             ..Limits::default()
         },
         refused_answers: gateway.refused_answers.clone(),
+        roots: crate::app::roots::read(gateway.roots.as_deref())?,
         on_loopback: true,
-    }
+    })
 }
 
 fn addresses(config: &Config) -> Vec<IpAddr> {

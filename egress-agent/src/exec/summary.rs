@@ -56,7 +56,8 @@ impl Summary {
             Event::Bypass(bypass) => self.bypass(bypass, 1),
             Event::BypassRepeated(bypass) => self.bypass(bypass, bypass.repeats),
             Event::Lost(lost) => self.lost += lost.count,
-            Event::Posture(_) => {}
+            // Of what its connection's records stand for already.
+            Event::HttpRequest(_) | Event::Posture(_) => {}
         }
     }
 

@@ -30,10 +30,14 @@ const DRAIN_BYTES: usize = 256 << 10;
 
 /// Sends a fatal alert and closes so that it arrives: a close with unread bytes would be a
 /// reset, and the client's kernel would throw the alert away.
-pub async fn refuse(mut stream: TcpStream, alert: Alert) {
-    let record = [21, 3, 3, 0, 2, 2, alert as u8];
-    let refused = async {
-        stream.write_all(&record).await?;
+pub async fn refuse(stream: TcpStream, alert: Alert) {
+    linger(stream, &[21, 3, 3, 0, 2, 2, alert as u8]).await;
+}
+
+/// Says the last words and closes so that they arrive, with what was said before.
+pub async fn linger(mut stream: TcpStream, words: &[u8]) {
+    let said = async {
+        stream.write_all(words).await?;
         stream.shutdown().await?;
         let (mut sink, mut drained) = ([0; 4096], 0);
         while drained < DRAIN_BYTES {
@@ -45,7 +49,7 @@ pub async fn refuse(mut stream: TcpStream, alert: Alert) {
         std::io::Result::Ok(())
     };
     // Whatever goes wrong, the client has gone or is cut off now.
-    drop(timeout(DRAIN_TIME, refused).await);
+    drop(timeout(DRAIN_TIME, said).await);
 }
 
 /// Closes with a reset.

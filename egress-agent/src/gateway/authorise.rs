@@ -7,6 +7,7 @@ use egress_common::origin::Origin;
 use super::{
     answered::Named,
     detect::{Detected, Outcome},
+    http::connect::Connect,
     reason::Reason,
     refuse::Refused,
     resolve::Source,
@@ -33,6 +34,8 @@ pub struct Ask {
     pub name: Result<HostName, Reason>,
     /// The names that the endpoint had been told the original destination for, when it came.
     pub answered: Arc<[Named]>,
+    /// The host that the client has asked for a tunnel to, which it is in.
+    pub tunnel: Option<HostName>,
 }
 
 /// Where a host is allowed for TLS alone, by its server name: an address that several hosts share
@@ -63,6 +66,13 @@ pub enum Authorised {
     },
     /// Denied, but the endpoint is in audit mode: dial the original destination.
     Audit(Reason),
+    /// The same in a tunnel, which leads to a name.
+    AuditName {
+        /// The name that the tunnel was asked for.
+        name: HostName,
+        /// Why it is denied.
+        reason: Reason,
+    },
     /// Denied.
     Deny(Reason),
 }
@@ -76,6 +86,7 @@ impl Ask {
             port: origin.port,
             name: Err(Reason::Silent),
             answered,
+            tunnel: None,
         }
     }
 
@@ -88,16 +99,29 @@ impl Ask {
             Outcome::Decided(Detected::BadName(error, _)) => Err(Reason::BadName(*error)),
             Outcome::Decided(Detected::Malformed(why)) => Err(Reason::Malformed(*why)),
             Outcome::Decided(Detected::Sslv2) => Err(Reason::Sslv2),
-            Outcome::Decided(Detected::Http2) => Err(Reason::Http2),
-            Outcome::Decided(Detected::Http1(_) | Detected::Connect | Detected::Opaque) => {
-                Err(opaque)
-            }
+            Outcome::Decided(
+                Detected::Http1(_) | Detected::Connect | Detected::Http2 | Detected::Opaque,
+            ) => Err(opaque),
             // `detect` never decides this; if it did, nothing would be known.
             Outcome::Decided(Detected::NeedMore) | Outcome::Timeout => Err(Reason::HelloTimeout),
             Outcome::RequestTimeout => Err(Reason::RequestTimeout),
             Outcome::Silent | Outcome::Nothing => Err(Reason::Silent),
             Outcome::NoRoom => Err(Reason::HelloNoRoom),
             Outcome::Truncated => Err(Reason::HelloTruncated),
+        };
+        self
+    }
+
+    /// With what was read inside a tunnel to this host and port, which must be TLS to the same.
+    pub fn inside(mut self, connect: &Connect, outcome: &Outcome) -> Self {
+        self = self.with(outcome);
+        self.port = connect.port;
+        self.tunnel = Some(connect.host.clone());
+        self.name = match self.name {
+            Ok(name) if name == connect.host => Ok(name),
+            Ok(_) => Err(Reason::ConnectDisagrees),
+            Err(Reason::Policy(_)) => Err(Reason::ConnectWithoutTls),
+            Err(why) => Err(why),
         };
         self
     }
@@ -160,12 +184,12 @@ impl Ask {
         Err(denied.or(has_hosts.then_some(Reason::AddressNotAnswered)))
     }
 
-    /// Neither a hello nor anything that was meant as one. A line that was not finished in time is no
-    /// request.
+    /// Neither a hello nor anything that was meant as one. HTTP that is not served as such is opaque
+    /// like anything else.
     fn is_opaque(&self) -> bool {
         matches!(
             self.name,
-            Err(Reason::Policy(_) | Reason::Silent | Reason::RequestTimeout)
+            Err(Reason::Policy(_) | Reason::Silent | Reason::RequestTimeout | Reason::Http(_))
         )
     }
 
@@ -178,7 +202,7 @@ impl Ask {
                 let last = self.answered.first().filter(|_| self.is_opaque());
                 last.map(|named| named.name.clone())
             }
-            Authorised::Name { .. } => None,
+            Authorised::Name { .. } | Authorised::AuditName { .. } => None,
         }
     }
 
@@ -190,6 +214,7 @@ impl Ask {
             Authorised::Answered { .. }
             | Authorised::Original { .. }
             | Authorised::Audit(_)
+            | Authorised::AuditName { .. }
             | Authorised::Deny(_) => false,
         }
     }
@@ -207,6 +232,9 @@ impl Ask {
 
     /// The decision.
     pub fn authorise(&self, endpoint: &EndpointState, refused: &Refused) -> Authorised {
+        if let Some(host) = &self.tunnel {
+            return self.in_tunnel(host, endpoint);
+        }
         let Ok(name) = &self.name else {
             return self.original(endpoint, refused);
         };
@@ -225,7 +253,31 @@ impl Ask {
             Authorised::Deny(_) => Authorised::Deny(denied),
             allowed @ (Authorised::Original { .. }
             | Authorised::Answered { .. }
-            | Authorised::Name { .. }) => allowed,
+            | Authorised::Name { .. }
+            | Authorised::AuditName { .. }) => allowed,
+        }
+    }
+}
+
+impl Ask {
+    /// To the name, or nowhere: where the tunnel was asked for is no destination for what is in it.
+    fn in_tunnel(&self, host: &HostName, endpoint: &EndpointState) -> Authorised {
+        let reason = match &self.name {
+            Err(reason) => *reason,
+            Ok(name) => match endpoint.policy.decide_name(name, self.port) {
+                Decision::Deny(reason) => Reason::Policy(reason),
+                Decision::Allow { rule } => {
+                    let name = name.clone();
+                    return Authorised::Name { name, rule };
+                }
+            },
+        };
+        match endpoint.mode {
+            Mode::Enforce => Authorised::Deny(reason),
+            Mode::Audit => Authorised::AuditName {
+                name: host.clone(),
+                reason,
+            },
         }
     }
 }
@@ -242,7 +294,11 @@ impl Authorised {
     pub const fn is_answered(&self) -> bool {
         match self {
             Self::Answered { .. } => true,
-            Self::Name { .. } | Self::Original { .. } | Self::Audit(_) | Self::Deny(_) => false,
+            Self::Name { .. }
+            | Self::AuditName { .. }
+            | Self::Original { .. }
+            | Self::Audit(_)
+            | Self::Deny(_) => false,
         }
     }
 
@@ -250,16 +306,25 @@ impl Authorised {
     /// `now`: it must still lead to the same place.
     pub fn still(&self, now: &Self) -> bool {
         match (self, now) {
-            (Self::Name { .. }, Self::Name { .. }) => true,
+            // A tunnel leads to the same name, allowed or not.
+            (
+                Self::Name { .. } | Self::AuditName { .. },
+                Self::Name { .. } | Self::AuditName { .. },
+            ) => true,
             (
                 Self::Original { .. } | Self::Answered { .. } | Self::Audit(_),
                 Self::Original { .. } | Self::Answered { .. } | Self::Audit(_),
             ) => true,
             (Self::Name { .. }, Self::Audit(_)) => true,
-            (Self::Audit(_) | Self::Original { .. } | Self::Answered { .. }, Self::Name { .. }) => {
-                false
-            }
+            (
+                Self::Audit(_) | Self::Original { .. } | Self::Answered { .. },
+                Self::Name { .. } | Self::AuditName { .. },
+            ) => false,
             (Self::Name { .. }, Self::Original { .. } | Self::Answered { .. }) => false,
+            (
+                Self::AuditName { .. },
+                Self::Original { .. } | Self::Answered { .. } | Self::Audit(_),
+            ) => false,
             (_, Self::Deny(_)) | (Self::Deny(_), _) => false,
         }
     }

@@ -9,13 +9,14 @@ use super::{
     alert::{self, Alert},
     authorise::{Ask, Authorised},
     detect::{self, Detected, Outcome, Prefix},
-    dial::{self, DialError, Dialled},
+    dial::{DialError, Dialled},
+    http,
     reason::Reason,
     resolve::{Addresses, ResolveError},
     silence,
     splice::{self, Bytes},
     table::{EndpointState, Table},
-    worker::{Ticket, Worker},
+    worker::{Shared, Ticket, Worker},
 };
 use crate::telemetry::record::{
     Attempt, Connection, ConnectionClose, EndpointRef, Event, ProcessRef, Protocol, Verdict,
@@ -150,29 +151,60 @@ struct Walk<'a> {
 type DialOutcome = Result<Dialled, DialError>;
 
 /// Why there is no upstream.
-enum NoUpstream {
+pub(super) enum NoUpstream {
+    /// Where it leads is refused.
     Denied(Reason),
+    /// Nobody answers; the stable name of how.
     Failed(&'static str),
+}
+
+impl From<ResolveError> for NoUpstream {
+    fn from(error: ResolveError) -> Self {
+        match error {
+            ResolveError::Refused(_, refusal) => Self::Denied(Reason::Answer(refusal)),
+            ResolveError::NoName
+            | ResolveError::NoAddress
+            | ResolveError::Timeout
+            | ResolveError::Server(_) => Self::Failed(error.reason()),
+        }
+    }
+}
+
+impl From<DialError> for NoUpstream {
+    fn from(error: DialError) -> Self {
+        Self::Failed(error.reason())
+    }
 }
 
 impl Walk<'_> {
     async fn run(self, mut stream: TcpStream, ask: Ask, mut record: Connection) {
-        let (prefix, early) = self.detect(&mut stream, &ask).await;
+        let (mut prefix, early) = self.detect(&mut stream, &ask).await;
         if prefix.outcome == Outcome::Nothing {
             // A client that raced several addresses and dropped this one; nothing was asked.
             self.worker.shared.counters.add("connections_without_data");
             return;
         }
-        let ask = ask.with(&prefix.outcome);
+        let mut ask = ask.with(&prefix.outcome);
         prefix.outcome.tell(&mut record);
-        let refused = self.worker.resolver.refused();
-        let authorised = ask.authorise(&self.endpoint, refused);
+        if is_http(&prefix.outcome) {
+            let Some(rest) = self.serve_http(stream, prefix, ask, &mut record).await else {
+                return;
+            };
+            (stream, prefix, ask) = rest;
+        }
+        // Some time has gone by: the policy of now decides.
+        let table = self.worker.shared.table.borrow().clone();
+        let Some(endpoint) = table.endpoint(ask.endpoint) else {
+            let unknown = Reason::UnknownEndpoint;
+            return deny(self.worker, stream, record, &prefix.outcome, unknown).await;
+        };
+        let authorised = ask.authorise(endpoint, self.worker.resolver.refused());
         record.answered_name = ask.told(&authorised).map(|name| name.as_str().to_owned());
         match &authorised {
             Authorised::Deny(reason) => {
                 return deny(self.worker, stream, record, &prefix.outcome, *reason).await;
             }
-            Authorised::Audit(reason) => {
+            Authorised::Audit(reason) | Authorised::AuditName { reason, .. } => {
                 record.attempt.verdict = Verdict::Audit;
                 record.attempt.reason = Some(reason.as_str().to_owned());
             }
@@ -204,9 +236,10 @@ impl Walk<'_> {
         let silence = match original {
             Authorised::Deny(_) => limits.hello,
             Authorised::Answered { .. } => limits.greeting,
-            Authorised::Original { .. } | Authorised::Audit(_) | Authorised::Name { .. } => {
-                limits.silence
-            }
+            Authorised::Original { .. }
+            | Authorised::Audit(_)
+            | Authorised::Name { .. }
+            | Authorised::AuditName { .. } => limits.silence,
         };
         let prefix = detect::detect(stream, silence, limits.hello).await;
         if prefix.outcome == Outcome::Silent && original.is_answered() {
@@ -223,8 +256,8 @@ impl Walk<'_> {
         silent: Prefix,
     ) -> (Prefix, Option<DialOutcome>) {
         let limits = &self.worker.shared.limits;
-        let nothing = std::future::ready(Vec::new());
-        let dialled = dial::dial(vec![ask.destination], nothing, ask.port, limits.connect).await;
+        let address = Addresses::one(ask.destination);
+        let dialled = address.dial(ask.port, limits.connect).await;
         let late = match &dialled {
             Ok(dialled) => silence::late(stream, &dialled.stream, limits).await,
             Err(_error) => None,
@@ -232,6 +265,40 @@ impl Walk<'_> {
         // One that has gone meanwhile was dialled for, and is recorded like any other.
         let late = late.filter(|late| late.outcome != Outcome::Nothing);
         (late.unwrap_or(silent), Some(dialled))
+    }
+
+    /// Serves requests; what goes on as something else, if anything does.
+    async fn serve_http(
+        &self,
+        stream: TcpStream,
+        mut prefix: Prefix,
+        mut ask: Ask,
+        record: &mut Connection,
+    ) -> Option<(TcpStream, Prefix, Ask)> {
+        let bytes = std::mem::take(&mut prefix.bytes);
+        let served = http::serve(self.worker, &ask, record, self.accepted, stream, bytes);
+        let mut rest = served.await?;
+        if rest.was_open {
+            record.connection = self.worker.shared.open.number();
+        }
+        match &rest.connect {
+            Some(connect) => {
+                prefix = self.tunnel(&mut rest.stream, rest.bytes).await;
+                prefix.outcome.tell(record);
+                ask = ask.inside(connect, &prefix.outcome);
+            }
+            None => (prefix.bytes, ask.name) = (rest.bytes, Err(rest.reason)),
+        }
+        Some((rest.stream, prefix, ask))
+    }
+
+    /// Tells the client that it has its tunnel, and looks what comes in it.
+    async fn tunnel(&self, stream: &mut TcpStream, bytes: Vec<u8>) -> Prefix {
+        let hello = self.worker.shared.limits.hello;
+        match timeout(hello, stream.write_all(http::connect::ESTABLISHED)).await {
+            Ok(Ok(())) => detect::detect_after(bytes, stream, hello, hello).await,
+            Ok(Err(_)) | Err(_) => Prefix::nothing(),
+        }
     }
 
     async fn upstream(
@@ -245,44 +312,27 @@ impl Walk<'_> {
             Some(early) => early,
             None => self.dial(ask, authorised).await?,
         };
-        let dialled = dialled.map_err(|error| NoUpstream::Failed(error.reason()))?;
+        let dialled = dialled?;
+        // Who dials the gateway itself, as a proxy, leaves it to say where.
+        let is_proxy = self.worker.resolver.refused().is_own(ask.destination);
         record.mismatch =
-            !dialled.known.contains(&ask.destination) && !ask.was_told_for(authorised);
+            !is_proxy && !dialled.known.contains(&ask.destination) && !ask.was_told_for(authorised);
         record.upstream = Some(dialled.to);
         Ok(dialled.stream)
     }
 
     async fn dial(&self, ask: &Ask, authorised: &Authorised) -> Result<DialOutcome, NoUpstream> {
-        let addresses = self.target(ask, authorised).await?;
-        let later = async {
-            match addresses.later {
-                Some(later) => later.await,
-                None => Vec::new(),
+        let addresses = match authorised {
+            Authorised::Name { name, .. } | Authorised::AuditName { name, .. } => {
+                self.worker.resolver.addresses(name).await?
             }
+            Authorised::Original { .. }
+            | Authorised::Answered { .. }
+            | Authorised::Audit(_)
+            | Authorised::Deny(_) => Addresses::one(ask.destination),
         };
         let limit = self.worker.shared.limits.connect;
-        Ok(dial::dial(addresses.first, later, ask.port, limit).await)
-    }
-
-    async fn target<'a>(
-        &'a self,
-        ask: &Ask,
-        authorised: &'a Authorised,
-    ) -> Result<Addresses<'a>, NoUpstream> {
-        let Authorised::Name { name, .. } = authorised else {
-            return Ok(Addresses {
-                first: vec![ask.destination],
-                later: None,
-            });
-        };
-        let addresses = self.worker.resolver.addresses(name).await;
-        addresses.map_err(|error| match error {
-            ResolveError::Refused(_, refusal) => NoUpstream::Denied(Reason::Answer(refusal)),
-            ResolveError::NoName
-            | ResolveError::NoAddress
-            | ResolveError::Timeout
-            | ResolveError::Server(_) => NoUpstream::Failed(error.reason()),
-        })
+        Ok(addresses.dial(ask.port, limit).await)
     }
 
     /// Allowed, but there is nobody to talk to.
@@ -311,20 +361,7 @@ impl Walk<'_> {
     }
 
     fn close(&self, open: Connection, bytes: &Bytes, reason: &str) {
-        let shared = &self.worker.shared;
-        shared.counters.add("connections_closed");
-        shared.counters.add_many("bytes_sent", bytes.sent.get());
-        shared
-            .counters
-            .add_many("bytes_received", bytes.received.get());
-        let elapsed = self.accepted.elapsed().as_millis();
-        shared.records.tell(Event::ConnectionClose(ConnectionClose {
-            open,
-            bytes_sent: bytes.sent.get(),
-            bytes_received: bytes.received.get(),
-            duration_ms: u64::try_from(elapsed).unwrap_or(u64::MAX),
-            close_reason: reason.to_owned(),
-        }));
+        tell_close(&self.worker.shared, open, bytes, self.accepted, reason);
     }
 
     async fn relay(
@@ -396,4 +433,34 @@ impl Walk<'_> {
             .await
             .reason()
     }
+}
+
+/// Tells of a connection's end, and counts it.
+pub(super) fn tell_close(
+    shared: &Shared,
+    open: Connection,
+    bytes: &Bytes,
+    accepted: Instant,
+    reason: &str,
+) {
+    let (sent, received) = (bytes.sent.get(), bytes.received.get());
+    shared.counters.add("connections_closed");
+    shared.counters.add_many("bytes_sent", sent);
+    shared.counters.add_many("bytes_received", received);
+    let elapsed = accepted.elapsed().as_millis();
+    shared.records.tell(Event::ConnectionClose(ConnectionClose {
+        open,
+        bytes_sent: sent,
+        bytes_received: received,
+        duration_ms: u64::try_from(elapsed).unwrap_or(u64::MAX),
+        close_reason: reason.to_owned(),
+    }));
+}
+
+/// Whether it is judged as HTTP, also where that refuses it.
+fn is_http(outcome: &Outcome) -> bool {
+    matches!(
+        outcome,
+        Outcome::Decided(Detected::Http1(_) | Detected::Connect | Detected::Http2)
+    )
 }

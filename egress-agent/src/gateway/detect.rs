@@ -39,6 +39,17 @@ pub struct Prefix {
     _held: Held,
 }
 
+impl Prefix {
+    /// Of a client that has gone.
+    pub fn nothing() -> Self {
+        Self {
+            outcome: Outcome::Nothing,
+            bytes: Vec::new(),
+            _held: Held::of(&POOL),
+        }
+    }
+}
+
 /// What the client began with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -62,9 +73,30 @@ pub enum Outcome {
 /// that has sent nothing within `silence`, or something that is neither a hello nor a whole line,
 /// waits for the server.
 pub async fn detect(stream: &mut TcpStream, silence: Duration, hello: Duration) -> Prefix {
+    detect_after(Vec::new(), stream, silence, hello).await
+}
+
+/// The same behind bytes that were read already.
+pub async fn detect_after(
+    mut bytes: Vec<u8>,
+    stream: &mut TcpStream,
+    silence: Duration,
+    hello: Duration,
+) -> Prefix {
     let start = Instant::now();
-    let (mut bytes, mut detector) = (Vec::new(), Detector::default());
+    let mut detector = Detector::default();
     let mut held = Held::of(&POOL);
+    let early = match bytes.is_empty() {
+        true => None,
+        false => decided(detector.advance(&bytes), bytes.len()),
+    };
+    if let Some(outcome) = early {
+        return Prefix {
+            outcome,
+            bytes,
+            _held: held,
+        };
+    }
     let outcome = loop {
         let limit = match may_be_tls(&bytes) {
             true => hello,

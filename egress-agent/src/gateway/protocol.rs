@@ -116,6 +116,9 @@ pub struct Configure {
     /// Addresses of the gateway beside those that it listens on: never dialled.
     #[serde(default)]
     pub own_addresses: Vec<IpAddr>,
+    /// Authorities whose certificates are trusted where the gateway starts TLS, PEM.
+    #[serde(default)]
+    pub roots: String,
     /// Bounds.
     #[serde(default)]
     pub limits: Limits,
@@ -145,6 +148,7 @@ impl Configure {
             permitted_answers: Vec::new(),
             refused_answers: Vec::new(),
             own_addresses: Vec::new(),
+            roots: String::new(),
             limits: Limits::default(),
         }
     }
@@ -171,6 +175,10 @@ pub struct Limits {
     pub resolve: Duration,
     /// Without a byte in either direction.
     pub idle: Duration,
+    /// Between requests of one connection.
+    pub keep_alive: Duration,
+    /// While a request is served, without a byte of it or of its answer.
+    pub http_idle: Duration,
     /// Look-ups of endpoints under way at once, per worker.
     pub lookups: usize,
 }
@@ -188,6 +196,10 @@ impl Default for Limits {
             connect: Duration::from_secs(10),
             resolve: Duration::from_secs(5),
             idle: Duration::from_secs(3_600),
+            // As long as browsers and servers commonly keep one.
+            keep_alive: Duration::from_secs(75),
+            // A server may think, and streams of events are silent, for some minutes.
+            http_idle: Duration::from_secs(300),
             lookups: 1_024,
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::policy::{evaluate::DenyReason, host::HostNameError};
 
-use super::{detect::client_hello::Malformed, refuse::Refusal};
+use super::{detect::client_hello::Malformed, http::bad::Bad, refuse::Refusal};
 
 /// Why a connection does not pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +11,12 @@ pub enum Reason {
     Policy(DenyReason),
     /// The server name is no host name.
     BadName(HostNameError),
+    /// The request is malformed or ambiguous.
+    Http(Bad),
+    /// The server name inside a tunnel is not the host that CONNECT named.
+    ConnectDisagrees,
+    /// Inside a tunnel is something other than TLS.
+    ConnectWithoutTls,
     /// The ClientHello is malformed.
     Malformed(Malformed),
     /// A ClientHello without a server name.
@@ -20,8 +26,6 @@ pub enum Reason {
     AddressNotAnswered,
     /// An SSLv2 hello.
     Sslv2,
-    /// HTTP/2 without TLS, by prior knowledge.
-    Http2,
     /// Nothing was sent before the deadline.
     Silent,
     /// The hello was not complete before the deadline.
@@ -52,11 +56,13 @@ impl Reason {
         match self {
             Self::Policy(reason) => reason.as_str(),
             Self::BadName(error) => error.reason(),
+            Self::Http(bad) => bad.reason(),
+            Self::ConnectDisagrees => "connect_disagrees",
+            Self::ConnectWithoutTls => "connect_without_tls",
             Self::Malformed(malformed) => malformed.reason(),
             Self::NoServerName => "no_server_name",
             Self::AddressNotAnswered => "address_not_answered",
             Self::Sslv2 => "sslv2_hello",
-            Self::Http2 => "http2_prior_knowledge",
             Self::Silent => "silent_client",
             Self::HelloTimeout => "hello_timeout",
             Self::RequestTimeout => "request_timeout",

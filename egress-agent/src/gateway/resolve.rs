@@ -8,6 +8,7 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use super::{
+    dial::{self, DialError, Dialled},
     hosts::Hosts,
     protocol::Configure,
     refuse::{Refusal, Refused},
@@ -88,6 +89,30 @@ pub struct Addresses<'a> {
     pub first: Vec<IpAddr>,
     /// Of the other family, none where it has none.
     pub later: Option<LocalBoxFuture<'a, Vec<IpAddr>>>,
+}
+
+impl Addresses<'_> {
+    /// One that need not be looked up.
+    pub fn one(address: IpAddr) -> Self {
+        Self {
+            first: vec![address],
+            later: None,
+        }
+    }
+
+    /// Connects to the first that answers, see [`dial::dial`].
+    ///
+    /// # Errors
+    /// None answers within `limit`.
+    pub async fn dial(self, port: u16, limit: Duration) -> Result<Dialled, DialError> {
+        let later = async {
+            match self.later {
+                Some(later) => later.await,
+                None => Vec::new(),
+            }
+        };
+        dial::dial(self.first, later, port, limit).await
+    }
 }
 
 /// Why a name has no address.

@@ -24,6 +24,7 @@ use super::{
     answered::Answered,
     count::Counters,
     dns::log::RefusalLog,
+    http,
     identify::Identify,
     listen::{self, ListenError, Sockets},
     protocol::{
@@ -167,10 +168,11 @@ async fn start(
         .and_networks(configure.refused_answers.clone())
         .and_of(shared.table.clone());
     let cache = Arc::new(Cache::new(configure.cache.clone()));
+    let tls = http::tls::config(&configure.roots);
     let (mut stop, mut waiting) = (Vec::new(), Vec::new());
     for (number, sockets) in sets.into_iter().enumerate() {
         let (shared, refused, configure) = (shared.clone(), refused.clone(), configure.clone());
-        let cache = cache.clone();
+        let (cache, tls) = (cache.clone(), tls.clone());
         let under_way = working.clone();
         let (ready, is_ready) = oneshot::channel();
         let (start, started) = oneshot::channel();
@@ -183,6 +185,8 @@ async fn start(
                     Ok(Worker {
                         shared,
                         resolver,
+                        tls,
+                        pool: Rc::default(),
                         under_way,
                     })
                 };

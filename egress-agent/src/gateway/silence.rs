@@ -66,7 +66,9 @@ pub async fn later(
     }
     let prefix = detect::detect(client, limits.hello, limits.hello).await;
     match prefix.outcome {
-        Outcome::Decided(Detected::Http1(_) | Detected::Connect | Detected::Opaque)
+        Outcome::Decided(
+            Detected::Http1(_) | Detected::Connect | Detected::Http2 | Detected::Opaque,
+        )
         | Outcome::RequestTimeout
         | Outcome::Nothing => Ok(prefix.bytes),
         Outcome::Decided(
@@ -75,7 +77,6 @@ pub async fn later(
             | Detected::BadName(..)
             | Detected::Malformed(_)
             | Detected::Sslv2
-            | Detected::Http2
             | Detected::NeedMore,
         )
         | Outcome::Silent

@@ -106,7 +106,8 @@ pub async fn copy_both(
     }
 }
 
-async fn idle_for(moved: &Cell<Instant>, idle: Duration) {
+/// Returns once nothing has moved for `idle`.
+pub(super) async fn idle_for(moved: &Cell<Instant>, idle: Duration) {
     loop {
         let until = moved.get() + idle;
         if until <= Instant::now() {

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     convert::Infallible,
+    rc::Rc,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -12,8 +13,8 @@ use std::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    answered::Answered, count::Counters, dns::log::RefusalLog, identify::Identify,
-    protocol::Limits, reason::Reason, resolve::Resolver, table::Table,
+    answered::Answered, count::Counters, dns::log::RefusalLog, http::pool::Pool,
+    identify::Identify, protocol::Limits, reason::Reason, resolve::Resolver, table::Table,
 };
 use crate::telemetry::record::{Event, Record};
 
@@ -46,6 +47,10 @@ pub struct Worker {
     pub shared: Shared,
     /// Its own resolver and cache.
     pub resolver: Resolver,
+    /// What TLS to servers is started with.
+    pub tls: Arc<rustls::ClientConfig>,
+    /// Connections to servers that requests may use again.
+    pub pool: Rc<Pool>,
     /// Dropped by all workers, nothing is being served any more.
     pub under_way: mpsc::Sender<Infallible>,
 }

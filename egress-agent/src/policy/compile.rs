@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use super::{
     host::{HostName, HostPattern},
+    http::{HttpEntry, HttpRule},
     port::PortRange,
     rule::{Allow, Rule},
 };
@@ -18,6 +19,10 @@ pub struct CompiledPolicy {
     pub(super) wildcard: HashMap<HostName, Vec<Entry>>,
     /// The ports of all hosts together.
     pub(super) host_ports: Vec<PortRange>,
+    /// Rules of plain HTTP, in the order of the rules.
+    pub(super) http_exact: HashMap<HostName, Vec<HttpEntry>>,
+    /// By the name after `*.`.
+    pub(super) http_wildcard: HashMap<HostName, Vec<HttpEntry>>,
     /// Longest prefix first, so that the most particular rule is the one that is named.
     pub(super) networks: Vec<PrefixTable>,
 }
@@ -50,6 +55,7 @@ impl CompiledPolicy {
                         compiled.add_host(host, ports, &name);
                     }
                 }
+                Allow::Http { http, ports } => compiled.add_http(http, ports, &name),
                 Allow::Cidrs { cidrs, ports } => {
                     for network in cidrs {
                         compiled.add_network(*network, ports, &name);
@@ -81,6 +87,21 @@ impl CompiledPolicy {
             .entry(name.clone())
             .or_default()
             .extend(entries(ports, rule));
+    }
+
+    fn add_http(&mut self, http: &HttpRule, ports: &[PortRange], rule: &Arc<str>) {
+        let entry = HttpEntry {
+            ports: ports.to_vec(),
+            http: Arc::new(http.clone()),
+            rule: rule.clone(),
+        };
+        for host in &http.hosts {
+            let (table, name) = match host {
+                HostPattern::Exact(name) => (&mut self.http_exact, name),
+                HostPattern::Subdomains(name) => (&mut self.http_wildcard, name),
+            };
+            table.entry(name.clone()).or_default().push(entry.clone());
+        }
     }
 
     fn add_network(&mut self, network: IpNet, ports: &[PortRange], rule: &Arc<str>) {

@@ -8,6 +8,7 @@ use super::{
     compile::{CompiledPolicy, Entry},
     ech,
     host::HostName,
+    http::{self, HttpDecision, HttpEntry, Request},
 };
 
 /// What policy says.
@@ -22,18 +23,26 @@ pub enum Decision {
     Deny(DenyReason),
 }
 
-/// Why nothing allows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Why nothing allows it: what the nearest rule does not allow, nearer ones later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DenyReason {
     /// No rule names the host.
     HostNotAllowed,
     /// A public name of Encrypted Client Hello, which hides where the connection leads; a rule
     /// has to name it itself, a wildcard is not enough.
     EchPublicName,
-    /// A rule names the host or the network, on other ports.
-    PortNotAllowed,
     /// No rule names a network that holds the address.
     AddressNotAllowed,
+    /// A rule names the host or the network, on other ports.
+    PortNotAllowed,
+    /// A rule names the host, for requests with other methods.
+    MethodNotAllowed,
+    /// A rule names the host, for requests of other paths.
+    PathNotAllowed,
+    /// A rule names the host and the path, for requests with a header that this one has not.
+    HeaderNotAllowed,
+    /// A rule allows the request, but not that it becomes a WebSocket.
+    WebsocketNotAllowed,
 }
 
 impl DenyReason {
@@ -42,8 +51,12 @@ impl DenyReason {
         match self {
             Self::HostNotAllowed => "host_not_allowed",
             Self::EchPublicName => "ech_public_name",
-            Self::PortNotAllowed => "port_not_allowed",
             Self::AddressNotAllowed => "address_not_allowed",
+            Self::PortNotAllowed => "port_not_allowed",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::PathNotAllowed => "path_not_allowed",
+            Self::HeaderNotAllowed => "header_not_allowed",
+            Self::WebsocketNotAllowed => "websocket_not_allowed",
         }
     }
 }
@@ -57,6 +70,11 @@ impl CompiledPolicy {
     /// A connection that names this host, to this port.
     pub fn decide_name(&self, name: &HostName, port: u16) -> Decision {
         decide(self.name_entries(name), port, unknown(name))
+    }
+
+    /// A request of plain HTTP.
+    pub fn decide_http(&self, request: &Request) -> HttpDecision {
+        http::decide(self.http_entries(&request.host), request)
     }
 
     /// Opaque TCP to this address and port. Loopback is only meant by networks that lie within
@@ -75,13 +93,22 @@ impl CompiledPolicy {
     /// # Errors
     /// Why it may not be looked up.
     pub fn decide_look_up(&self, name: &HostName) -> Result<(), DenyReason> {
-        let mut entries = self.name_entries(name);
-        entries.next().map(|_named| ()).ok_or_else(|| unknown(name))
+        let is_named =
+            self.name_entries(name).next().is_some() || self.http_entries(name).next().is_some();
+        is_named.then_some(()).ok_or_else(|| unknown(name))
     }
 
     /// Whether any rule names a host on this port.
     pub fn has_hosts_on(&self, port: u16) -> bool {
         self.host_ports.iter().any(|range| range.contains(port))
+    }
+
+    fn http_entries(&self, name: &HostName) -> impl Iterator<Item = &HttpEntry> {
+        let exact = self.http_exact.get(name);
+        let wildcards = name
+            .parents()
+            .filter_map(|parent| self.http_wildcard.get(parent));
+        exact.into_iter().chain(wildcards).flatten()
     }
 
     fn name_entries(&self, name: &HostName) -> impl Iterator<Item = &Entry> {

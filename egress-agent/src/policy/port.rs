@@ -28,6 +28,11 @@ impl PortRange {
         first: 443,
         last: 443,
     };
+    /// 80, what plain HTTP is allowed on where no port is written.
+    pub const HTTP: Self = Self {
+        first: 80,
+        last: 80,
+    };
 
     /// `first..=last`; `None` where that is empty or holds 0.
     pub const fn new(first: u16, last: u16) -> Option<Self> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{host::HostPattern, port::PortRange};
+use super::{host::HostPattern, http::HttpRule, port::PortRange};
 
 /// One clause that allows something. There are no clauses that deny.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,13 @@ pub enum Allow {
     Hosts {
         /// The names.
         hosts: Vec<HostPattern>,
+        /// The ports, never empty.
+        ports: Vec<PortRange>,
+    },
+    /// Requests of plain HTTP, to one of these ports.
+    Http {
+        /// Which requests.
+        http: HttpRule,
         /// The ports, never empty.
         ports: Vec<PortRange>,
     },

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     flag::parse_network,
     host::HostPattern,
+    http::HttpRule,
     port::PortRange,
     rule::{Mode, Transport},
 };
@@ -157,6 +158,13 @@ pub enum EgressRule {
         /// The ports.
         ports: Vec<PortRange>,
     },
+    /// Plain HTTP by request; port 80 where none is written.
+    Http {
+        /// The requests.
+        http: HttpRule,
+        /// The ports.
+        ports: Vec<PortRange>,
+    },
     /// Opaque TCP by address; every port where none is written.
     Cidrs {
         /// The networks.
@@ -178,23 +186,6 @@ struct RawEgressRule {
     http: Option<HttpRule>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cidrs: Option<Vec<Network>>,
-}
-
-/// Plain HTTP from the workload; part of the language, refused until it is enforced.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct HttpRule {
-    /// The names.
-    pub hosts: Vec<HostPattern>,
-    /// The methods; all where it is empty.
-    #[serde(default)]
-    pub methods: Vec<String>,
-    /// The paths; all where it is empty.
-    #[serde(default)]
-    pub paths: Vec<String>,
-    /// Whether the gateway starts TLS upstream.
-    #[serde(default, rename = "originateTLS")]
-    pub originate_tls: bool,
 }
 
 impl TryFrom<RawEgressRule> for EgressRule {
@@ -220,9 +211,13 @@ impl TryFrom<RawEgressRule> for EgressRule {
                 cidrs,
                 ports: raw.ports.unwrap_or_else(|| vec![PortRange::ALL]),
             }),
-            (None, None, Some(_)) => Err(
-                "\"http\" rules are not supported yet by this version; write \"hosts\" for TLS by name, or leave the rule out",
-            ),
+            (None, None, Some(http)) => {
+                http.check()?;
+                Ok(Self::Http {
+                    http,
+                    ports: raw.ports.unwrap_or_else(|| vec![PortRange::HTTP]),
+                })
+            }
             (None, None, None)
             | (Some(_), Some(_), _)
             | (Some(_), _, Some(_))
@@ -236,6 +231,11 @@ impl From<EgressRule> for RawEgressRule {
         match rule {
             EgressRule::Hosts { hosts, ports } => Self {
                 hosts: Some(hosts),
+                ports: Some(ports),
+                ..Self::default()
+            },
+            EgressRule::Http { http, ports } => Self {
+                http: Some(http),
                 ports: Some(ports),
                 ..Self::default()
             },

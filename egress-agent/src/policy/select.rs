@@ -224,6 +224,10 @@ fn allow(rule: &EgressRule) -> Allow {
             hosts: hosts.clone(),
             ports: ports.clone(),
         },
+        EgressRule::Http { http, ports } => Allow::Http {
+            http: http.clone(),
+            ports: ports.clone(),
+        },
         EgressRule::Cidrs { cidrs, ports } => Allow::Cidrs {
             cidrs: cidrs.iter().map(|network| network.0).collect(),
             ports: ports.clone(),

@@ -48,6 +48,9 @@ pub enum Event {
     /// A connection that was not denied has ended.
     #[serde(rename = "connection.close")]
     ConnectionClose(ConnectionClose),
+    /// A request of plain HTTP, once it is over.
+    #[serde(rename = "http.request")]
+    HttpRequest(HttpRequest),
     /// Look-ups that were refused, or would have been.
     #[serde(rename = "dns")]
     Dns(DnsRefusal),
@@ -268,6 +271,55 @@ pub struct ConnectionClose {
     pub duration_ms: u64,
     /// Why it ended: a stable snake_case name.
     pub close_reason: String,
+}
+
+/// A request of plain HTTP. Never its query, nor the value of a field.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpRequest {
+    /// The connection that it came on, with this request's host, verdict and upstream.
+    #[serde(flatten)]
+    pub of: Connection,
+    /// As it was sent; none where the request could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// Normalised; its first 1,024 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Of the answer; none where there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Whether the gateway started TLS.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub originated_tls: bool,
+    /// Whether it asked for a WebSocket.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub websocket: bool,
+    /// Bytes of its body.
+    pub bytes_sent: u64,
+    /// Bytes of the answer's body.
+    pub bytes_received: u64,
+    /// From its head to the end of the answer, milliseconds.
+    pub duration_ms: u64,
+    /// How it ended: a stable snake_case name.
+    pub close_reason: String,
+}
+
+impl HttpRequest {
+    /// One that could not be read.
+    pub fn unread(of: Connection) -> Self {
+        Self {
+            of,
+            method: None,
+            path: None,
+            status: None,
+            originated_tls: false,
+            websocket: false,
+            bytes_sent: 0,
+            bytes_received: 0,
+            duration_ms: 0,
+            close_reason: String::new(),
+        }
+    }
 }
 
 /// Look-ups that policy does not allow.

@@ -89,7 +89,7 @@ async fn opaque_goes_where_cidrs_say_or_nowhere() {
     // A loopback destination is not for cidrs to allow.
     world.come_from(ENFORCED, [127, 0, 0, 1].into(), world.upstream.port(), 6);
     let mut stream = TcpStream::connect(world.gateway).await.unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    stream.write_all(b"SSH-2.0-x\r\n").await.unwrap();
     assert_eq!(rest(stream).await, Err(io::ErrorKind::ConnectionReset));
     assert_eq!(
         opened(world.record().await).attempt.reason.as_deref(),

@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use egress_agent::{
     gateway::protocol::Limits,
     policy::flag::allow_cidr,
-    telemetry::record::{Application, Verdict},
+    telemetry::record::{Application, Event, Verdict},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -17,22 +17,44 @@ use crate::world::*;
 #[tokio::test]
 async fn what_a_client_speaks_is_recorded() {
     let mut world = world(&[]).await;
-    let clients: [(&[u8], Application, &str); 5] = [
+    let requests: [(&[u8], Application, &str, &str); 3] = [
         (
-            b"GET / HTTP/1.1\r\n",
+            b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n",
             Application::Http1,
-            "address_not_allowed",
+            "host_not_allowed",
+            "HTTP/1.1 403 ",
         ),
         (
-            b"CONNECT a.test:443 HTTP/1.1\r\n",
+            b"CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\n\r\n",
             Application::Connect,
-            "address_not_allowed",
+            "host_not_allowed",
+            "HTTP/1.1 403 ",
         ),
         (
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
             Application::Http2,
-            "http2_prior_knowledge",
+            "http_h2c_prior_knowledge",
+            "HTTP/1.1 400 ",
         ),
+    ];
+    for (bytes, application, reason, answer) in requests {
+        let mut stream = world.dial(ENFORCED).await;
+        stream.write_all(bytes).await.unwrap();
+        let said = rest(stream).await.unwrap();
+        assert!(
+            said.starts_with(answer.as_bytes()),
+            "{}",
+            said.escape_ascii()
+        );
+        let request = loop {
+            if let Event::HttpRequest(request) = world.record().await.event {
+                break request;
+            }
+        };
+        assert_eq!(request.of.application, Some(application));
+        assert_eq!(request.of.attempt.reason.as_deref(), Some(reason));
+    }
+    let clients: [(&[u8], Application, &str); 2] = [
         (b"SSH-2.0-x\r\n", Application::Opaque, "address_not_allowed"),
         // A request that never ends.
         (b"GET /", Application::Opaque, "request_timeout"),
@@ -42,12 +64,7 @@ async fn what_a_client_speaks_is_recorded() {
         stream.write_all(bytes).await.unwrap();
         assert_eq!(rest(stream).await, Err(io::ErrorKind::ConnectionReset));
         let open = opened(world.record().await);
-        assert_eq!(
-            open.application,
-            Some(application),
-            "{}",
-            bytes.escape_ascii()
-        );
+        assert_eq!(open.application, Some(application));
         assert_eq!(open.attempt.reason.as_deref(), Some(reason));
     }
     let stream = world.dial(ENFORCED).await;

@@ -6,7 +6,13 @@
 )]
 
 mod answered;
+mod bodies;
 mod connections;
 mod detection;
+mod http;
 mod names;
+mod origination;
+mod proxy;
+mod server;
+mod smuggling;
 mod world;

@@ -123,6 +123,8 @@ pub(crate) fn limits() -> Limits {
         hello: Duration::from_millis(600),
         silence: Duration::from_millis(100),
         greeting: Duration::from_millis(100),
+        keep_alive: Duration::from_secs(2),
+        http_idle: Duration::from_secs(4),
         ..Limits::default()
     }
 }
@@ -152,6 +154,15 @@ impl World {
     }
 
     pub(crate) async fn within(limits: Limits, rules: &[String]) -> Self {
+        Self::with(limits, rules, String::new()).await
+    }
+
+    /// That trusts these authorities.
+    pub(crate) async fn trusting(rules: &[String], roots: String) -> Self {
+        Self::with(limits(), rules, roots).await
+    }
+
+    async fn with(limits: Limits, rules: &[String], roots: String) -> Self {
         static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let hosts =
@@ -168,6 +179,7 @@ impl World {
         configure.resolvers = vec![NameServer::udp(name_server(asked.clone()).await)];
         configure.hosts_file = hosts.clone();
         configure.workers = Some(2);
+        configure.roots = roots;
         configure.limits = limits;
         let (read, mut control) = ours.into_split();
         write_message(&mut control, &ToGateway::Configure(configure))

@@ -100,6 +100,7 @@ impl Config {
              \x20 user: 62951\n\
              \x20 resolvers: [{}]\n\
              \x20 permittedAnswers: []\n\
+             \x20 roots: {}\n\
              {}\
              policies: [policy.yaml]\n\
              clusterNetworks: [\"10.0.0.0/8\", \"fd00::/16\"]\n\
@@ -107,6 +108,7 @@ impl Config {
              endpoints:\n",
             world.name(),
             self.resolver,
+            world.internet.authority().display(),
             self.gateway,
             records.display(),
         );

@@ -70,24 +70,30 @@ pub(super) fn accept(listener: TcpListener, serve: impl Fn(TcpStream) + Send + S
     });
 }
 
-/// Answers one request.
+/// Answers one request. `/ws` becomes an echo.
 pub(super) fn answer<S: Read + Write>(stream: S, visit: &Visit, files: &Path) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut request = String::new();
     stream.read_line(&mut request)?;
-    let mut host = String::new();
+    let (mut host, mut length, mut chunked) = (String::new(), 0, false);
     loop {
         let mut line = String::new();
         if stream.read_line(&mut line)? == 0 || line.trim().is_empty() {
             break;
         }
-        if let Some((name, value)) = line.split_once(':')
-            && name.eq_ignore_ascii_case("host")
-        {
-            value.trim().clone_into(&mut host);
+        let (name, value) = line.split_once(':').unwrap_or_default();
+        match name.to_ascii_lowercase().as_str() {
+            "host" => value.trim().clone_into(&mut host),
+            "content-length" => length = value.trim().parse().unwrap_or(0),
+            "transfer-encoding" => chunked = true,
+            _ => {}
         }
     }
+    read_body(&mut stream, length, chunked)?;
     let path = request.split(' ').nth(1).unwrap_or("/");
+    if path == "/ws" {
+        return echo(stream);
+    }
     let (status, body) = body(path, &host, visit, files);
     let stream = stream.get_mut();
     write!(
@@ -99,11 +105,39 @@ pub(super) fn answer<S: Read + Write>(stream: S, visit: &Visit, files: &Path) ->
     stream.flush()
 }
 
+/// Reads a body away: a close with unread bytes would be a reset.
+fn read_body(stream: &mut impl io::BufRead, length: u64, chunked: bool) -> io::Result<()> {
+    io::copy(&mut stream.take(length), &mut io::sink())?;
+    let mut line = String::from("not read yet");
+    while chunked && line != "0\r\n" {
+        line.clear();
+        if stream.read_line(&mut line)? == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Agrees to a WebSocket, and sends its bytes back as they are.
+fn echo<S: Read + Write>(mut stream: BufReader<S>) -> io::Result<()> {
+    let agreed =
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    stream.get_mut().write_all(agreed)?;
+    loop {
+        let bytes = stream.fill_buf()?.to_vec();
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        stream.consume(bytes.len());
+        stream.get_mut().write_all(&bytes)?;
+    }
+}
+
 fn body(path: &str, host: &str, visit: &Visit, files: &Path) -> (&'static str, Vec<u8>) {
     if let Some(count) = path.strip_prefix("/bytes/").and_then(|n| n.parse().ok()) {
         return ("200 OK", vec![b'.'; count]);
     }
-    if path == "/" {
+    if path.split('?').next() == Some("/") {
         let Visit {
             server_name,
             server,

@@ -104,7 +104,7 @@ impl Allowed {
             .flat_map(|(_, addresses)| addresses);
         let networks = self.rules.iter().flat_map(|rule| match &rule.allow {
             Allow::Cidrs { cidrs, .. } => cidrs.as_slice(),
-            Allow::Hosts { .. } => &[],
+            Allow::Hosts { .. } | Allow::Http { .. } => &[],
         });
         let single = networks.filter(|network| network.prefix_len() == network.max_prefix_len());
         by_name.chain(single.map(IpNet::addr)).collect()
@@ -116,6 +116,7 @@ pub(super) fn gateway(
     slot: Slot,
     resolvers: Vec<NameServer>,
     permitted_answers: Vec<IpNet>,
+    roots: String,
     on_loopback: bool,
 ) -> GatewayPlan {
     let defaults = GatewayConfig::default();
@@ -132,6 +133,7 @@ pub(super) fn gateway(
         permitted_answers,
         limits: Limits::default(),
         refused_answers: Vec::new(),
+        roots,
         on_loopback,
     }
 }

@@ -48,6 +48,8 @@ pub struct GatewayPlan {
     pub limits: Limits,
     /// Networks that no name may lead to.
     pub refused_answers: Vec<IpNet>,
+    /// Authorities that it trusts where it starts TLS, PEM.
+    pub roots: String,
     /// Whether the addresses are put on the loopback device.
     pub on_loopback: bool,
 }
@@ -72,6 +74,7 @@ impl GatewayPlan {
         configure.permitted_answers = self.permitted_answers.clone();
         configure.limits = self.limits.clone();
         configure.refused_answers = self.refused_answers.clone();
+        configure.roots.clone_from(&self.roots);
         configure
     }
 
@@ -144,6 +147,7 @@ fn is_the_gateways(message: &FromGateway) -> bool {
         FromGateway::Record(record) => match record.event {
             Event::ConnectionOpen(_)
             | Event::ConnectionClose(_)
+            | Event::HttpRequest(_)
             | Event::Dns(_)
             | Event::Lost(_) => true,
             Event::Bypass(_) | Event::BypassRepeated(_) | Event::Posture(_) => false,

@@ -146,6 +146,7 @@ pub(super) fn enriched(mut record: Record) -> Record {
     match &mut record.event {
         Event::ConnectionOpen(open) => process::add_executable(&mut open.attempt.process),
         Event::ConnectionClose(close) => process::add_executable(&mut close.open.attempt.process),
+        Event::HttpRequest(request) => process::add_executable(&mut request.of.attempt.process),
         Event::Dns(refusal) => process::add_executable(&mut refusal.attempt.process),
         Event::Bypass(bypass) => process::add_executable(&mut bypass.attempt.process),
         Event::BypassRepeated(_) | Event::Lost(_) | Event::Posture(_) => {}

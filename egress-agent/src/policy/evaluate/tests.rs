@@ -148,6 +148,7 @@ fn naive(rules: &[Rule], host: &HostName, address: IpAddr, port: u16) -> (bool, 
             Allow::Hosts { hosts, ports } => {
                 result.0 |= on(ports) && hosts.iter().any(|h: &HostPattern| h.matches(host));
             }
+            Allow::Http { .. } => {}
             Allow::Cidrs { cidrs, ports } => {
                 result.1 |= on(ports) && cidrs.iter().any(|n| n.contains(&address));
             }

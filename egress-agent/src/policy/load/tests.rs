@@ -18,6 +18,12 @@ fn the_example_of_the_language_loads() {
       ports: [5432, \"8000-8100\"]
     - cidrs: [\"198.51.100.0/24\"]
       ports: [8443]
+    - http: {{ hosts: [\"status.test\"], methods: [GET], paths: [\"/v1/*\"], originateTLS: true }}
+    - http:
+        hosts: [\"*.hooks.test\"]
+        headers: [{{ name: X-Tenant, value: a }}, {{ name: X-Trace }}]
+        websocket: true
+      ports: [80, 8080]
 ---
 # a comment alone
 ---
@@ -103,8 +109,37 @@ fn what_is_wrong_is_said_with_its_place() {
         (rule("{ ports: [443] }"), "exactly one of"),
         (rule("{ hosts: [] }"), "\"hosts\" is empty"),
         (
-            rule("http: { hosts: [a.test], methods: [GET] }"),
-            "not supported yet by this version",
+            rule("{ http: { hosts: [a.test] }, hosts: [b.test] }"),
+            "exactly one of",
+        ),
+        (rule("http: { hosts: [] }"), "\"hosts\" is empty"),
+        (
+            rule("http: { hosts: [a.test], methods: [] }"),
+            "the list is empty",
+        ),
+        (
+            rule("http: { hosts: [a.test], methods: [get] }"),
+            "write \"GET\"",
+        ),
+        (
+            rule("http: { hosts: [a.test], methods: [CONNECT] }"),
+            "asks for a tunnel",
+        ),
+        (
+            rule("http: { hosts: [a.test], paths: [v1] }"),
+            "p.yaml:6:40: \"v1\" is no path",
+        ),
+        (
+            rule("http: { hosts: [a.test], paths: [\"/a*\"] }"),
+            "a whole segment",
+        ),
+        (
+            rule("http: { hosts: [a.test], headers: [{ name: Host }] }"),
+            "the gateway's to write",
+        ),
+        (
+            rule("http: { hosts: [a.test], upstreamPort: 8443 }"),
+            "is for \"originateTLS: true\"",
         ),
         (
             rule("http: { hosts: [a.test], method: [GET] }"),

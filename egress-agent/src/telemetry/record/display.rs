@@ -3,7 +3,8 @@
 use std::{fmt, net::SocketAddr};
 
 use super::{
-    Application, Attempt, Bypass, Connection, ConnectionClose, DnsRefusal, Event, Record, Verdict,
+    Application, Attempt, Bypass, Connection, ConnectionClose, DnsRefusal, Event, HttpRequest,
+    Record, Verdict,
 };
 
 impl fmt::Display for Record {
@@ -17,6 +18,7 @@ impl fmt::Display for Event {
         match self {
             Self::ConnectionOpen(open) => open.fmt(f),
             Self::ConnectionClose(close) => close.fmt(f),
+            Self::HttpRequest(request) => request.fmt(f),
             Self::Dns(refusal) => refusal.fmt(f),
             Self::Bypass(bypass) | Self::BypassRepeated(bypass) => bypass.fmt(f),
             Self::Lost(lost) => write!(f, "LOST  {} events of {}", lost.count, lost.source),
@@ -122,6 +124,29 @@ impl fmt::Display for ConnectionClose {
             self.duration_ms
         )?;
         write!(f, " ({})", self.close_reason)
+    }
+}
+
+impl fmt::Display for HttpRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<5} ", self.of.attempt.verdict)?;
+        who(&self.of.attempt, f)?;
+        let method = self.method.as_deref().unwrap_or("?");
+        let host = self.of.server_name.as_deref().unwrap_or("?");
+        let path = self.path.as_deref().unwrap_or_default();
+        write!(f, " http {method} {host}{path}")?;
+        if let Some(upstream) = &self.of.upstream {
+            let tls = if self.originated_tls { " tls" } else { "" };
+            write!(f, " -> {upstream}{tls}")?;
+        }
+        if let Some(status) = self.status {
+            write!(f, " {status}")?;
+        }
+        reason(&self.of.attempt, f)?;
+        match &self.of.rule {
+            Some(rule) => write!(f, " by {rule}"),
+            None => Ok(()),
+        }
     }
 }
 
