@@ -17,6 +17,7 @@ pub mod seeds;
 #[allow(dead_code, reason = "what decides, beside what is read")]
 mod policy {
     pub(crate) mod compile;
+    mod ech;
     pub(crate) mod evaluate;
     pub(crate) mod host;
     pub(crate) mod http;
