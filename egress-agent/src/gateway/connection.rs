@@ -1,9 +1,13 @@
 //! One connection's walk: identify, detect, authorise, resolve, dial, replay and splice, record.
 
+mod said;
+
 use std::{os::fd::AsFd, rc::Rc, sync::Arc, time::Instant};
 
-use egress_common::origin::Origin;
 use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
+
+pub(super) use said::tell_close;
+use said::{alert_for, deny, open_record};
 
 use super::{
     alert::{self, Alert},
@@ -16,11 +20,9 @@ use super::{
     silence,
     splice::{self, Bytes},
     table::{EndpointState, Table},
-    worker::{Shared, Ticket, Worker},
+    worker::{Ticket, Worker},
 };
-use crate::telemetry::record::{
-    Attempt, Connection, ConnectionClose, EndpointRef, Event, ProcessRef, Protocol, Verdict,
-};
+use crate::telemetry::record::{Connection, Event, Verdict};
 
 /// Serves one accepted connection to its end.
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream) {
@@ -63,79 +65,6 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream) {
             let record = open_record(&origin, &endpoint.name, shared.open.number());
             deny(&worker, stream, record, &Outcome::Nothing, reason).await;
         }
-    }
-}
-
-fn open_record(origin: &Origin, name: &str, connection: u64) -> Connection {
-    Connection {
-        connection,
-        attempt: Attempt {
-            endpoint: EndpointRef {
-                id: origin.endpoint,
-                name: name.to_owned(),
-            },
-            process: ProcessRef::from(&origin.process),
-            destination: origin.destination.to_ip(),
-            port: origin.port,
-            protocol: Protocol::Tcp,
-            verdict: Verdict::Deny,
-            reason: None,
-        },
-        server_name: None,
-        answered_name: None,
-        rule: None,
-        upstream: None,
-        mismatch: false,
-        application: None,
-        ech: false,
-        ech_public_name: false,
-        alpn: Vec::new(),
-        tls_versions: Vec::new(),
-        ja4: None,
-    }
-}
-
-/// Records and tells the client in its own language.
-async fn deny(
-    worker: &Worker,
-    stream: TcpStream,
-    mut record: Connection,
-    outcome: &Outcome,
-    reason: Reason,
-) {
-    let shared = &worker.shared;
-    shared.counters.add("connections_denied");
-    shared.counters.add(reason.as_str());
-    record.attempt.verdict = Verdict::Deny;
-    record.attempt.reason = Some(reason.as_str().to_owned());
-    shared.records.tell(Event::ConnectionOpen(record));
-    match alert_for(outcome) {
-        Some(alert) => alert::refuse(stream, alert).await,
-        None => alert::reset(stream),
-    }
-}
-
-/// `None` where the client does not speak TLS, or not so far that it would read an alert.
-fn alert_for(outcome: &Outcome) -> Option<Alert> {
-    match outcome {
-        Outcome::Decided(Detected::Tls(_)) => Some(Alert::AccessDenied),
-        Outcome::Decided(Detected::TlsWithoutName(_) | Detected::BadName(..)) => {
-            Some(Alert::UnrecognizedName)
-        }
-        Outcome::Decided(Detected::Malformed(_)) => Some(Alert::DecodeError),
-        Outcome::Decided(Detected::Sslv2) => Some(Alert::ProtocolVersion),
-        Outcome::NoRoom => Some(Alert::InternalError),
-        Outcome::Timeout | Outcome::Truncated => Some(Alert::DecodeError),
-        Outcome::Decided(
-            Detected::Http1(_)
-            | Detected::Connect
-            | Detected::Http2
-            | Detected::Opaque
-            | Detected::NeedMore,
-        )
-        | Outcome::RequestTimeout
-        | Outcome::Silent
-        | Outcome::Nothing => None,
     }
 }
 
@@ -433,28 +362,6 @@ impl Walk<'_> {
             .await
             .reason()
     }
-}
-
-/// Tells of a connection's end, and counts it.
-pub(super) fn tell_close(
-    shared: &Shared,
-    open: Connection,
-    bytes: &Bytes,
-    accepted: Instant,
-    reason: &str,
-) {
-    let (sent, received) = (bytes.sent.get(), bytes.received.get());
-    shared.counters.add("connections_closed");
-    shared.counters.add_many("bytes_sent", sent);
-    shared.counters.add_many("bytes_received", received);
-    let elapsed = accepted.elapsed().as_millis();
-    shared.records.tell(Event::ConnectionClose(ConnectionClose {
-        open,
-        bytes_sent: sent,
-        bytes_received: received,
-        duration_ms: u64::try_from(elapsed).unwrap_or(u64::MAX),
-        close_reason: reason.to_owned(),
-    }));
 }
 
 /// Whether it is judged as HTTP, also where that refuses it.

@@ -4,15 +4,12 @@ use egress_common::maps;
 
 use crate::enforcer::{
     Enforcer,
-    direct::half::{self, Looked},
+    direct::half::{self, BYTES_AT_ONCE, Looked},
     tamper::Fault,
 };
 
 /// Sets that one look is at.
 const AT_ONCE: usize = 64;
-/// Bytes of tables that one look is at, and what is left of the set that it comes to: a few
-/// milliseconds.
-const BYTES_AT_ONCE: usize = 1 << 20;
 
 impl Enforcer {
     /// Looks whether sets are where they should be and hold what they should, of some sets a call,
