@@ -102,7 +102,7 @@ const LITERALS: [(&str, &str, &str); 13] = [
     (
         include_str!("../src/gateway/http/serve.rs"),
         "opaque",
-        "The connection goes on as opaque, under another number: only a rule of networks allows what came next, or the endpoint is in Audit.",
+        "The connection goes on as opaque, under another number: only its address is allowed for what came next, by a network or a name that it was told for, or the endpoint is in Audit.",
     ),
     (
         include_str!("../src/gateway/http/tls.rs"),

@@ -247,6 +247,7 @@ mod tests {
             application: None,
             server_name: Some("repo.test".into()),
             answered_name: None,
+            tunnel: None,
             rule: None,
             upstream: None,
             mismatch: false,

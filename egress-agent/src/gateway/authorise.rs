@@ -126,6 +126,14 @@ impl Ask {
         self
     }
 
+    /// Where it is opaque: why it is not served as what it might be.
+    pub fn because(mut self, reason: Reason) -> Self {
+        if self.is_opaque() {
+            self.name = Err(reason);
+        }
+        self
+    }
+
     /// Whether the original destination is good by itself, so that a client that waits for the
     /// server to speak may be let through.
     pub fn original(&self, endpoint: &EndpointState, refused: &Refused) -> Authorised {

@@ -20,7 +20,7 @@ use super::{
     silence,
     splice::{self, Bytes},
     table::{EndpointState, Table},
-    worker::{Ticket, Worker},
+    worker::{Shared, Ticket, Worker},
 };
 use crate::telemetry::record::{Connection, Event, Verdict};
 
@@ -107,7 +107,7 @@ impl From<DialError> for NoUpstream {
 
 impl Walk<'_> {
     async fn run(self, mut stream: TcpStream, ask: Ask, mut record: Connection) {
-        let (mut prefix, early) = self.detect(&mut stream, &ask).await;
+        let (mut prefix, mut early) = self.detect(&mut stream, &ask).await;
         if prefix.outcome == Outcome::Nothing {
             // A client that raced several addresses and dropped this one; nothing was asked.
             self.worker.shared.counters.add("connections_without_data");
@@ -120,6 +120,8 @@ impl Walk<'_> {
                 return;
             };
             (stream, prefix, ask) = rest;
+            // What was dialled before the first request is not for what comes after the last one.
+            early = None;
         }
         // Some time has gone by: the policy of now decides.
         let table = self.worker.shared.table.borrow().clone();
@@ -200,24 +202,40 @@ impl Walk<'_> {
     async fn serve_http(
         &self,
         stream: TcpStream,
-        mut prefix: Prefix,
+        prefix: Prefix,
         mut ask: Ask,
         record: &mut Connection,
     ) -> Option<(TcpStream, Prefix, Ask)> {
-        let bytes = std::mem::take(&mut prefix.bytes);
+        let bytes = prefix.into_bytes();
         let served = http::serve(self.worker, &ask, record, self.accepted, stream, bytes);
         let mut rest = served.await?;
+        let Shared {
+            open,
+            limits,
+            answered,
+            ..
+        } = &self.worker.shared;
         if rest.was_open {
-            record.connection = self.worker.shared.open.number();
+            record.connection = open.number();
         }
-        match &rest.connect {
+        // Requests may have been served for hours.
+        ask.answered = answered.names(ask.endpoint, &self.endpoint.name, ask.destination);
+        let prefix = match &rest.connect {
             Some(connect) => {
-                prefix = self.tunnel(&mut rest.stream, rest.bytes).await;
-                prefix.outcome.tell(record);
+                let prefix = self.tunnel(&mut rest.stream, rest.bytes).await;
+                record.tunnel = Some(format!("{}:{}", connect.host, connect.port));
                 ask = ask.inside(connect, &prefix.outcome);
+                prefix
             }
-            None => (prefix.bytes, ask.name) = (rest.bytes, Err(rest.reason)),
-        }
+            None => {
+                // What comes behind requests may be anything, as at the beginning.
+                let (bytes, stream) = (rest.bytes, &mut rest.stream);
+                let prefix = detect::detect_after(bytes, stream, limits.hello, limits.hello).await;
+                ask = ask.with(&prefix.outcome).because(rest.reason);
+                prefix
+            }
+        };
+        prefix.outcome.tell(record);
         Some((rest.stream, prefix, ask))
     }
 
@@ -340,24 +358,23 @@ impl Walk<'_> {
         &self,
         stream: &mut TcpStream,
         upstream: &mut TcpStream,
-        prefix: Prefix,
+        mut prefix: Prefix,
         bytes: &Bytes,
         authorised: &Authorised,
     ) -> &'static str {
         let limits = &self.worker.shared.limits;
-        let mut replayed = prefix.bytes;
         if prefix.outcome == Outcome::Silent && authorised.is_answered() {
             match silence::later(stream, upstream, limits).await {
-                Ok(first) => replayed = first,
+                Ok(first) => prefix.bytes = first,
                 Err(reason) => return reason,
             }
         }
-        match timeout(limits.connect, upstream.write_all(&replayed)).await {
-            Ok(Ok(())) => bytes.sent.set(replayed.len() as u64),
+        match timeout(limits.connect, upstream.write_all(&prefix.bytes)).await {
+            Ok(Ok(())) => bytes.sent.set(prefix.bytes.len() as u64),
             Ok(Err(_gone)) => return splice::End::Upstream.reason(),
             Err(_elapsed) => return "replay_timeout",
         }
-        drop(replayed);
+        drop(prefix);
         splice::copy_both(stream, upstream, bytes, limits.idle)
             .await
             .reason()

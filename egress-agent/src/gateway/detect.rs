@@ -40,6 +40,11 @@ pub struct Prefix {
 }
 
 impl Prefix {
+    /// For another to hold.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
     /// Of a client that has gone.
     pub fn nothing() -> Self {
         Self {

@@ -45,7 +45,7 @@ pub struct Shared {
 pub struct Worker {
     /// What it shares.
     pub shared: Shared,
-    /// Its own resolver and cache.
+    /// Its own resolver, with the cache that all share.
     pub resolver: Resolver,
     /// What TLS to servers is started with.
     pub tls: Arc<rustls::ClientConfig>,

@@ -220,6 +220,9 @@ pub struct Connection {
     /// for: the one that is allowed, else the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered_name: Option<String>,
+    /// What the client had asked the gateway for, as a proxy, where it is in a tunnel: `host:port`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<String>,
     /// What decided: `EgressPolicy shop/orders egress[0]`, `--allow repo.test`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,

@@ -42,6 +42,18 @@ async fn bodies_stream_both_ways_with_their_trailers() {
     );
 }
 
+/// What a rule asks of a head is not said otherwise behind the body.
+#[tokio::test]
+async fn trailers_do_not_say_again_what_the_head_says() {
+    let site = Site::new(&[REPO]).await;
+    let raw = "POST / HTTP/1.1\r\nHost: repo.test\r\nX-Tenant: orders\r\nTransfer-Encoding: chunked\r\nTrailer: X-Tenant, X-End\r\nConnection: close\r\n\r\n3\r\nabc\r\n0\r\nX-Tenant: other\r\nX-End: 1\r\n\r\n";
+    assert!(site.send(ENFORCED, raw).await.contains("hello"));
+    let seen = site.requests().concat().to_ascii_lowercase();
+    assert!(seen.contains("x-end: 1\r\n"), "{seen}");
+    assert!(seen.contains("x-tenant: orders\r\n"), "{seen}");
+    assert!(!seen.contains("other"), "{seen}");
+}
+
 /// Whatever ends the connection behind it, and wherever on the way its end waits for a reader.
 #[tokio::test]
 async fn the_end_of_an_answer_that_is_read_late_is_not_lost() {

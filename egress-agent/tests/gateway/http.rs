@@ -11,6 +11,7 @@ use egress_agent::{
     },
     telemetry::record::{Event, HttpRequest, Verdict},
 };
+use hickory_proto::rr::RecordType;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -422,6 +423,46 @@ async fn a_rule_of_networks_lets_it_pass_as_it_is() {
         "{:?}",
         site.requests()
     );
+}
+
+/// What is allowed by what the endpoint was told is allowed for opaque protocols alone.
+#[tokio::test]
+async fn a_hello_behind_requests_is_judged_by_its_name() {
+    let mut site = Site::new(&["repo.test:PORT", REPO]).await;
+    let told = site.world.lookup(ENFORCED, "repo.test.", RecordType::A);
+    assert_eq!(told.await.answers.len(), 1);
+    for (name, is_allowed) in [("evil.test", false), ("repo.test", true)] {
+        let mut stream = site.dial(ENFORCED).await;
+        let get = b"GET / HTTP/1.1\r\nHost: repo.test\r\n\r\n";
+        stream.write_all(get).await.unwrap();
+        assert!(one(&mut stream).await.contains("hello"));
+        stream.write_all(&hello(name)).await.unwrap();
+        stream.shutdown().await.unwrap();
+        // The server knows no TLS, and says nothing to it.
+        let answer = rest(stream).await.unwrap_or_default();
+        let open = loop {
+            match site.world.record().await.event {
+                Event::ConnectionOpen(open) if open.server_name.as_deref() == Some(name) => {
+                    break open;
+                }
+                _ => {}
+            }
+        };
+        assert_eq!(open.attempt.verdict == Verdict::Allow, is_allowed, "{name}");
+        assert_eq!(answer.is_empty(), is_allowed, "{name} {answer:x?}");
+    }
+}
+
+#[tokio::test]
+async fn a_reset_within_a_head_is_told() {
+    let mut site = Site::new(&[REPO]).await;
+    let mut stream = site.dial(ENFORCED).await;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: ").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    stream.set_zero_linger().unwrap();
+    drop(stream);
+    let request = site.request().await;
+    assert_eq!(request.of.attempt.reason.as_deref(), Some("http_truncated"));
 }
 
 #[tokio::test]

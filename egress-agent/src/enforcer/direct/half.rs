@@ -137,8 +137,14 @@ impl<B: Bucket> Half<B> {
         }
     }
 
+    /// Has the next look begin anew.
+    pub(super) fn rewind(&mut self) {
+        self.looked = 0;
+    }
+
     /// Looks whether it is where it should be and holds what it should, and mends it. Says at how
-    /// many bytes it has looked, and whether that was the last of them.
+    /// many bytes it has looked, and whether there are more; after the last it stays there, see
+    /// [`Self::rewind`].
     pub(super) fn mend(&mut self, outer: BorrowedFd<'_>, place: u32, pin: &Path) -> Looked {
         // Buckets that one look is at.
         let at_once = BYTES_AT_ONCE / size_of::<B>();
@@ -151,7 +157,7 @@ impl<B: Bucket> Half<B> {
         let changed = held.memory.mend(self.looked..end, wanted);
         looked.bytes = (end - self.looked) * size_of::<B>();
         looked.is_more = end < wanted.len();
-        self.looked = if looked.is_more { end } else { 0 };
+        self.looked = end;
         let name = pin.file_name().unwrap_or_default().to_string_lossy();
         if changed > 0 {
             looked.faults.push(Fault {

@@ -28,6 +28,10 @@ impl Enforcer {
             // What is large is gone through in several looks.
             if !v4.is_more && !v6.is_more {
                 self.sets.looked = number;
+                if let Some(set) = self.sets.by_number.get_mut(&number) {
+                    set.v4.rewind();
+                    set.v6.rewind();
+                }
             }
             faults.extend(v4.faults.into_iter().chain(v6.faults));
             if bytes >= BYTES_AT_ONCE {

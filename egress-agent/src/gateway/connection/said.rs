@@ -36,6 +36,7 @@ pub(super) fn open_record(origin: &Origin, name: &str, connection: u64) -> Conne
         },
         server_name: None,
         answered_name: None,
+        tunnel: None,
         rule: None,
         upstream: None,
         mismatch: false,

@@ -20,6 +20,7 @@ const RECORD_MAX: usize = 1 << 14;
 /// Bytes in front of a record's: its type, a version that says nothing, its length in two bytes.
 pub const RECORD_HEADER: usize = 5;
 
+const RECORD_ALERT: u8 = 21;
 const RECORD_HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 
@@ -177,7 +178,17 @@ impl Parser {
 fn first_bytes(prefix: &[u8]) -> Option<Detected> {
     match *prefix {
         [RECORD_HANDSHAKE, 3, ..] => None,
-        [] | [RECORD_HANDSHAKE] => Some(Detected::NeedMore),
+        // There are servers that do not mind the version of a record, below 16, nor a warning in
+        // front of the hello.
+        [RECORD_HANDSHAKE, 0..=15, _, _, _, CLIENT_HELLO, ..] => None,
+        [RECORD_ALERT, 0..=15, _, 0, 2, ..] => Some(Detected::Malformed(Malformed::OtherRecord)),
+        []
+        | [RECORD_HANDSHAKE | RECORD_ALERT]
+        | [RECORD_HANDSHAKE | RECORD_ALERT, 0..=15]
+        | [RECORD_HANDSHAKE | RECORD_ALERT, 0..=15, _]
+        | [RECORD_HANDSHAKE, 0..=15, _, _]
+        | [RECORD_HANDSHAKE, 0..=15, _, _, _]
+        | [RECORD_ALERT, 0..=15, _, 0] => Some(Detected::NeedMore),
         // RFC 2246 appendix E: a two-byte header with the high bit, CLIENT-HELLO, and version
         // 3.x or 0.2.
         [0x80..=0xff, _, 1, 3, ..] | [0x80..=0xff, _, 1, 0, 2, ..] => Some(Detected::Sslv2),

@@ -57,7 +57,13 @@ impl Body for Passing {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        let mut frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if self.way == Way::Up
+            && let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            self.exchange.keep_new(trailers);
+        }
         match &frame {
             Some(Ok(frame)) => self.count(frame.data_ref().map_or(0, Bytes::len)),
             Some(Err(_)) if self.way == Way::Down => self.exchange.end("upstream_reset"),

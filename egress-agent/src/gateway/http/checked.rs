@@ -175,7 +175,8 @@ impl Checked {
     /// More of a head, until its deadline.
     fn poll_more_of_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let was_empty = self.raw.is_empty();
-        match self.poll_fill(cx)? {
+        // A client that resets has ended, too.
+        match self.poll_fill(cx).map(Result::unwrap_or_default) {
             Poll::Ready(0) if was_empty => self.phase = Phase::Stopped,
             Poll::Ready(0) => self.judge(Err(Bad::Truncated)),
             Poll::Ready(_) if was_empty => {

@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use hyper::upgrade::OnUpgrade;
+use hyper::{HeaderMap, upgrade::OnUpgrade};
 
 use super::{framing::Framing, judge::Judged, link::Link};
 use crate::{
@@ -68,6 +68,14 @@ impl Exchange {
             .is_some_and(|it| Rc::ptr_eq(it, &self.judged));
         if is_own && self.is_told.get() && !self.is_sending.get() {
             *running = None;
+        }
+    }
+
+    /// Leaves out of the fields behind a body those that its head has, which were judged there: a
+    /// server might take these for the same.
+    pub(super) fn keep_new(&self, trailers: &mut HeaderMap) {
+        for (name, _) in &self.judged.head.request.fields {
+            trailers.remove(name.as_str());
         }
     }
 

@@ -100,6 +100,8 @@ async fn finish(
     in_order: bool,
 ) -> Option<Rest> {
     if let Some(cut) = link.cut.get() {
+        // It would hold the link that holds it.
+        drop(link.tunnel.take());
         link.close(cut);
         alert::reset(stream);
         return None;

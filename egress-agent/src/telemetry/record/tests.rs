@@ -28,6 +28,7 @@ fn connection() -> Connection {
         application: Some(Application::Tls),
         server_name: Some("repo.test".into()),
         answered_name: None,
+        tunnel: None,
         rule: Some("--allow repo.test".into()),
         upstream: Some("192.0.2.7:443".parse().unwrap()),
         mismatch: false,

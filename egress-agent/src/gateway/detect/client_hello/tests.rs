@@ -175,6 +175,11 @@ fn what_is_denied_has_its_own_name() {
         (vec![22, 3, 1, 0, 1, 2], M::NotClientHello),
         (vec![22, 3, 1, 0, 4, 1, 1, 0, 1], M::LongHello),
         (vec![22, 3, 1, 0, 1, 1, 23], M::OtherRecord),
+        (
+            [&[21, 3, 1, 0, 2, 1, 90], &hello(&good)[..]].concat(),
+            M::OtherRecord,
+        ),
+        (vec![21, 0, 0, 0, 2], M::OtherRecord),
     ];
     for (bytes, expected) in malformed {
         assert_eq!(detect(&bytes), Detected::Malformed(expected), "{bytes:x?}");
@@ -184,12 +189,27 @@ fn what_is_denied_has_its_own_name() {
         (vec![0x80, 0x2e, 1, 0, 2], Detected::Sslv2),
         (vec![0x80, 0x2e, 1], Detected::NeedMore),
         (vec![0x80, 0x2e, 2], Detected::Opaque),
-        (vec![22, 2], Detected::Opaque),
+        (vec![22, 2, 0, 0, 9, 2], Detected::Opaque),
+        (vec![22, 2, 0, 0, 9], Detected::NeedMore),
+        (vec![22, 16], Detected::Opaque),
         (vec![22], Detected::NeedMore),
+        (vec![21, 3, 1, 0], Detected::NeedMore),
+        (vec![21, 3, 1, 1], Detected::Opaque),
+        (vec![21, 16], Detected::Opaque),
         (vec![], Detected::NeedMore),
     ];
     for (bytes, expected) in others {
         assert_eq!(detect(&bytes), expected, "{bytes:x?}");
+    }
+}
+
+/// Go's server takes any version below 16 for one that it will see about later.
+#[test]
+fn a_record_of_another_version_is_one() {
+    for major in 0..=15 {
+        let mut bytes = hello(&names(&[(0, b"a.test")]));
+        bytes[1] = major;
+        assert!(matches!(detect(&bytes), Detected::Tls(_)), "{major}");
     }
 }
 

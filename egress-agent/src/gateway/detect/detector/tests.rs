@@ -125,7 +125,7 @@ fn what_may_be_tls_is_not_what_may_be_http() {
     for first in 0..=u8::MAX {
         let detected = detect(&[first]);
         match first {
-            22 | 0x80.. => assert_eq!(detected, Detected::NeedMore, "{first:#x}"),
+            21 | 22 | 0x80.. => assert_eq!(detected, Detected::NeedMore, "{first:#x}"),
             _ if http1::may_begin_with(first) => {
                 assert_eq!(detected, Detected::NeedMore, "{first:#x}");
                 assert!(!may_be_tls(&[first]));

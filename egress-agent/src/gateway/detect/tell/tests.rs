@@ -19,6 +19,7 @@ fn told(outcome: &Outcome) -> Connection {
         application: None,
         server_name: None,
         answered_name: None,
+        tunnel: None,
         rule: None,
         upstream: None,
         mismatch: false,
