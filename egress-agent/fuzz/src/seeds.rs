@@ -36,7 +36,8 @@ pub fn packets() -> Vec<Vec<u8>> {
 
 /// For the target `client_hello`: what real clients sent, and lists of names.
 pub fn client_hellos() -> Vec<Vec<u8>> {
-    captured(true).chain(name_lists()).map(in_reads).collect()
+    let hellos = captured(true).chain(name_lists());
+    hellos.chain(odd_records()).map(in_reads).collect()
 }
 
 /// For the target `request_line`: what real clients sent without TLS.
@@ -59,6 +60,19 @@ fn captured(hellos: bool) -> impl Iterator<Item = Vec<u8>> {
     let captured = paths.filter(|path| path.extension().is_some_and(|kind| kind == "bin"));
     let contents = captured.map(|path| fs::read(path).unwrap());
     contents.filter(move |bytes| (bytes[0] == 22) == hellos)
+}
+
+/// Hellos in records of another version, and behind a warning.
+fn odd_records() -> impl Iterator<Item = Vec<u8>> {
+    let of_major = |major| {
+        name_lists().map(move |mut hello| {
+            hello[1] = major;
+            hello
+        })
+    };
+    let warning = [21, 3, 1, 0, 2, 1, 90];
+    let behind = name_lists().map(move |hello| [&warning[..], &hello].concat());
+    of_major(0).chain(of_major(2)).chain(behind)
 }
 
 /// No, one, two and three names; then two extensions of one name each.
