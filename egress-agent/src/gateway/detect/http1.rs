@@ -32,7 +32,7 @@ pub struct Scanner {
 
 /// Whether a byte may be the first of a request.
 pub const fn may_begin_with(byte: u8) -> bool {
-    is_token(byte)
+    is_of_method(byte)
 }
 
 impl Scanner {
@@ -43,7 +43,7 @@ impl Scanner {
             work::looked_at(1);
             match self.method {
                 None if byte == b' ' && self.at > 0 => self.method = Some(self.at),
-                None if is_token(byte) && self.at < METHOD_MAX => {}
+                None if is_of_method(byte) && self.at < METHOD_MAX => {}
                 Some(method) if byte == b'\n' => return request(&prefix[..self.at], method),
                 Some(_) if is_text(byte) && self.at < REQUEST_LINE_MAX => {}
                 None | Some(_) => return Detected::Opaque,
@@ -72,16 +72,17 @@ fn request(line: &[u8], method: usize) -> Detected {
 }
 
 fn http1(method: &[u8]) -> Detected {
-    // There are servers that do not mind the case.
-    match method.eq_ignore_ascii_case(b"CONNECT") {
-        true => Detected::Connect,
-        false => Detected::Http1(Method(String::from_utf8_lossy(method).into_owned())),
+    match method {
+        b"CONNECT" => Detected::Connect,
+        _ => Detected::Http1(Method(String::from_utf8_lossy(method).into_owned())),
     }
 }
 
-/// RFC 9110 section 5.6.2, `tchar`.
-const fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
+/// RFC 9110 section 5.6.2, `tchar`, without lower case: no method has that, and other protocols that
+/// begin with it need not wait for the end of a line.
+const fn is_of_method(byte: u8) -> bool {
+    byte.is_ascii_uppercase()
+        || byte.is_ascii_digit()
         || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
 }
 
