@@ -1,7 +1,7 @@
 //! `egress-agent exec` as its user sees it: real clients, exit status, signals, terminal, user,
 //! summary, bad input.
 
-use std::{fs, process::Stdio, time::Duration};
+use std::{fs, os::unix::process::CommandExt as _, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use egress_tests::{
@@ -294,10 +294,16 @@ fn signals_are_passed_on() -> Result<()> {
             "trap 'echo got {name}; exit 9' {name}; touch {}; while :; do sleep 0.05; done",
             ready.display()
         );
-        let mut child = exec
-            .command(&["sh", "-c", &script])?
-            .stdout(Stdio::piped())
-            .spawn()?;
+        let mut command = exec.command(&["sh", "-c", &script])?;
+        // What is started in the background by a shell ignores SIGINT, and all that it starts does.
+        // SAFETY: signal(2) may be called between fork and exec.
+        unsafe {
+            command.pre_exec(move || {
+                libc::signal(number, libc::SIG_DFL);
+                Ok(())
+            })
+        };
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
         process::within(PATIENCE, "the command", || Ok(ready.exists().then_some(())))?;
         // SAFETY: a signal to a child of ours that was not waited for.
         unsafe { libc::kill(child.id() as i32, number) };
