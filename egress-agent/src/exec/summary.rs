@@ -242,20 +242,8 @@ mod tests {
 
     fn open(verdict: Verdict, reason: Option<&str>) -> Connection {
         Connection {
-            connection: 7,
-            attempt: attempt(verdict, reason),
-            application: None,
             server_name: Some("repo.test".into()),
-            answered_name: None,
-            tunnel: None,
-            rule: None,
-            upstream: None,
-            mismatch: false,
-            ech: false,
-            ech_public_name: false,
-            alpn: Vec::new(),
-            tls_versions: Vec::new(),
-            ja4: None,
+            ..Connection::new(7, attempt(verdict, reason))
         }
     }
 

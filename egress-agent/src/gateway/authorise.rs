@@ -218,13 +218,18 @@ impl Ask {
     /// may be none of the name's any more.
     pub fn was_told_for(&self, authorised: &Authorised) -> bool {
         match authorised {
-            Authorised::Name { name, .. } => self.answered.iter().any(|told| told.name == *name),
+            Authorised::Name { name, .. } => self.was_told(name),
             Authorised::Answered { .. }
             | Authorised::Original { .. }
             | Authorised::Audit(_)
             | Authorised::AuditName { .. }
             | Authorised::Deny(_) => false,
         }
+    }
+
+    /// Whether the original destination is what the endpoint was told for this name.
+    pub fn was_told(&self, name: &HostName) -> bool {
+        self.answered.iter().any(|told| told.name == *name)
     }
 
     /// Once more, since what is refused may have changed.

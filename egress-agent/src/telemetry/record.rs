@@ -252,6 +252,26 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Of which nothing is known yet but whose it is.
+    pub const fn new(connection: u64, attempt: Attempt) -> Self {
+        Self {
+            connection,
+            attempt,
+            application: None,
+            server_name: None,
+            answered_name: None,
+            tunnel: None,
+            rule: None,
+            upstream: None,
+            mismatch: false,
+            ech: false,
+            ech_public_name: false,
+            alpn: Vec::new(),
+            tls_versions: Vec::new(),
+            ja4: None,
+        }
+    }
+
     /// The name that it is about: the server's, or the one that the destination was told for.
     pub fn name(&self) -> Option<&str> {
         self.server_name

@@ -117,6 +117,8 @@ impl<B: Bucket> Half<B> {
 
     /// Adds what is missing, in place or in a new table that [`put`] puts there.
     pub(super) fn add(&mut self, name: &'static str, keys: &[Key]) -> Result<(), EnforcerError> {
+        // Of an earlier attempt, which has failed before that was put there.
+        self.next = None;
         let held = self.held.as_mut();
         if !held.is_some_and(|held| held.table.is_for(keys.len()) && held.add(keys)) {
             self.next = Some(Held::new(name, keys)?);
@@ -220,17 +222,16 @@ pub(super) fn put<'a, B: Bucket + 'a>(
         .iter()
         .map(|(place, _, next)| (*place, next.memory.fd().as_raw_fd()));
     let put = sys::put_maps(outer, &there.collect::<Vec<_>>());
+    let mut pinned = Ok(());
     for (place, half, next) in new {
-        let pinned = match &put {
-            Ok(()) => pin_again(next.memory.fd(), &pin(pins, name, place)),
-            Err(_) => Ok(()),
-        };
+        if put.is_ok() {
+            pinned = pinned.and(pin_again(next.memory.fd(), &pin(pins, name, place)));
+        }
         // Whether it is there is not known where that has failed: it is written anew then.
         half.held = put.is_ok().then_some(next);
         half.looked = 0;
-        pinned.map_err(failed(name))?;
     }
-    put.map_err(failed(name))
+    put.and(pinned).map_err(failed(name))
 }
 
 /// Puts empty tables in places that are nobody's any more.

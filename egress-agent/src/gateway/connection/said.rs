@@ -20,33 +20,19 @@ use crate::{
 
 /// Before anything is known but whose it is: denied.
 pub(super) fn open_record(origin: &Origin, name: &str, connection: u64) -> Connection {
-    Connection {
-        connection,
-        attempt: Attempt {
-            endpoint: EndpointRef {
-                id: origin.endpoint,
-                name: name.to_owned(),
-            },
-            process: ProcessRef::from(&origin.process),
-            destination: origin.destination.to_ip(),
-            port: origin.port,
-            protocol: Protocol::Tcp,
-            verdict: Verdict::Deny,
-            reason: None,
+    let attempt = Attempt {
+        endpoint: EndpointRef {
+            id: origin.endpoint,
+            name: name.to_owned(),
         },
-        server_name: None,
-        answered_name: None,
-        tunnel: None,
-        rule: None,
-        upstream: None,
-        mismatch: false,
-        application: None,
-        ech: false,
-        ech_public_name: false,
-        alpn: Vec::new(),
-        tls_versions: Vec::new(),
-        ja4: None,
-    }
+        process: ProcessRef::from(&origin.process),
+        destination: origin.destination.to_ip(),
+        port: origin.port,
+        protocol: Protocol::Tcp,
+        verdict: Verdict::Deny,
+        reason: None,
+    };
+    Connection::new(connection, attempt)
 }
 
 /// Records and tells the client in its own language.

@@ -11,6 +11,7 @@ use hyper::{HeaderMap, upgrade::OnUpgrade};
 use super::{framing::Framing, judge::Judged, link::Link};
 use crate::{
     gateway::{reason::Reason, splice::Bytes},
+    policy::host::HostName,
     telemetry::record::{Connection, Event, HttpRequest, Verdict},
 };
 
@@ -77,6 +78,11 @@ impl Exchange {
         for (name, _) in &self.judged.head.request.fields {
             trailers.remove(name.as_str());
         }
+    }
+
+    /// The host that the request names.
+    pub(super) fn host(&self) -> &HostName {
+        &self.judged.head.request.host
     }
 
     /// Whether the request asks for a WebSocket.

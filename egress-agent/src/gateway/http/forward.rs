@@ -139,7 +139,9 @@ fn met(exchange: &Exchange, upstream: &Upstream) {
     let mut record = exchange.record.borrow_mut();
     record.upstream = Some(upstream.address);
     let link = &exchange.link;
-    record.mismatch = !link.is_proxy() && !upstream.addresses.contains(&link.ask.destination);
+    record.mismatch = !link.is_proxy()
+        && !upstream.addresses.contains(&link.ask.destination)
+        && !link.ask.was_told(exchange.host());
     link.open(&record);
 }
 

@@ -23,20 +23,14 @@ fn attempt(verdict: Verdict) -> Attempt {
 
 fn connection() -> Connection {
     Connection {
-        connection: 1,
-        attempt: attempt(Verdict::Allow),
         application: Some(Application::Tls),
         server_name: Some("repo.test".into()),
-        answered_name: None,
-        tunnel: None,
         rule: Some("--allow repo.test".into()),
         upstream: Some("192.0.2.7:443".parse().unwrap()),
-        mismatch: false,
-        ech: false,
-        ech_public_name: false,
         alpn: vec!["h2".into()],
         tls_versions: vec!["1.3".into()],
         ja4: Some("t13d1516h2_8daaf6152771_e5627efa2ab1".into()),
+        ..Connection::new(1, attempt(Verdict::Allow))
     }
 }
 

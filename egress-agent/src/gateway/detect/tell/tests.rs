@@ -5,30 +5,16 @@ use crate::{
 };
 
 fn told(outcome: &Outcome) -> Connection {
-    let mut record = Connection {
-        connection: 1,
-        attempt: Attempt {
-            endpoint: EndpointRef::default(),
-            process: ProcessRef::default(),
-            destination: [192, 0, 2, 7].into(),
-            port: 443,
-            protocol: Protocol::Tcp,
-            verdict: Verdict::Deny,
-            reason: None,
-        },
-        application: None,
-        server_name: None,
-        answered_name: None,
-        tunnel: None,
-        rule: None,
-        upstream: None,
-        mismatch: false,
-        ech: false,
-        ech_public_name: false,
-        alpn: Vec::new(),
-        tls_versions: Vec::new(),
-        ja4: None,
+    let attempt = Attempt {
+        endpoint: EndpointRef::default(),
+        process: ProcessRef::default(),
+        destination: [192, 0, 2, 7].into(),
+        port: 443,
+        protocol: Protocol::Tcp,
+        verdict: Verdict::Deny,
+        reason: None,
     };
+    let mut record = Connection::new(1, attempt);
     outcome.tell(&mut record);
     record
 }
