@@ -148,6 +148,6 @@ fn connect(node: &Namespace, internet: &Namespace) -> Result<()> {
     internet.sysctl("net/ipv4/conf/net0/rp_filter", "0")?;
     // A server of ours may answer from an address that is only routed here, not assigned.
     internet.sysctl("net/ipv6/ip_nonlocal_bind", "1")?;
-    node.wait_for_addresses()?;
-    internet.wait_for_addresses()
+    node.wait_until_ready()?;
+    internet.wait_until_ready()
 }

@@ -132,18 +132,30 @@ impl Namespace {
         )
     }
 
-    /// Waits until the namespace's addresses are usable: no tentative one is left.
+    /// Waits until the namespace can send: no address is tentative, and every interface that was set
+    /// up is in operation (the kernel sees a veth's carrier a while after both ends are up, and
+    /// drops what is sent before).
     ///
     /// # Errors
-    /// After three seconds.
-    pub fn wait_for_addresses(&self) -> Result<()> {
-        crate::process::eventually("addresses that are not tentative", || {
-            let output = self
-                .command("ip")
-                .args(["-6", "address", "show", "tentative"])
-                .output()
-                .context("could not start ip")?;
-            Ok(output.stdout.is_empty().then_some(()))
+    /// After [`PATIENCE`](crate::process::PATIENCE).
+    pub fn wait_until_ready(&self) -> Result<()> {
+        let list = |line: &[&str]| -> Result<Vec<serde_json::Value>> {
+            let output = self.command("ip").arg("-json").args(line).output();
+            let output = output.context("could not start ip")?;
+            serde_json::from_slice(&output.stdout).context("ip printed no JSON")
+        };
+        // `ip` lists an empty object for each interface that has no such address.
+        let is_tentative = |link: &serde_json::Value| link.get("ifname").is_some();
+        let is_down = |link: &serde_json::Value| {
+            let state = link["operstate"].as_str();
+            !matches!(state, Some("UP" | "UNKNOWN"))
+        };
+        crate::process::eventually("interfaces and addresses that are ready", || {
+            let ready = !list(&["-6", "address", "show", "tentative"])?
+                .iter()
+                .any(is_tentative)
+                && !list(&["link", "show", "up"])?.iter().any(is_down);
+            Ok(ready.then_some(()))
         })
     }
 

@@ -131,7 +131,8 @@ impl Pod {
         // Whoever is in the pod may ping without a raw socket, as in a pod of today.
         self.namespace
             .sysctl("net/ipv4/ping_group_range", "0 2147483647")?;
-        self.namespace.wait_for_addresses()
+        node.wait_until_ready()?;
+        self.namespace.wait_until_ready()
     }
 
     /// Both addresses.

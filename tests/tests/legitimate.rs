@@ -126,7 +126,7 @@ fn neighbours_are_found_and_addresses_are_checked_for_duplicates() -> Result<()>
              route replace default via {1}\n",
             pod.address6, pod.gateway6,
         ))?;
-        pod.namespace.wait_for_addresses()?;
+        pod.namespace.wait_until_ready()?;
         scene.curl(&["-6", "https://allowed.test/"])?.ok()?;
         pod.namespace.ip("neigh flush dev eth0\n")?;
         scene.curl(&["-4", "https://allowed.test/"])?.ok()?;
