@@ -3,10 +3,8 @@
 use rustix::process::{Resource, Rlimit, getrlimit};
 
 use super::{Check, line_of};
-use crate::gateway::protocol::Limits;
+use crate::gateway::{protocol::Limits, splice::pipe::PIPE};
 
-/// Bytes of one of the gateway's pipes, see `gateway/splice.rs`.
-const PIPE: u64 = 256 << 10;
 /// Bytes of a page; where they are larger, there is room for more.
 const PAGE: u64 = 4 << 10;
 
@@ -49,8 +47,11 @@ fn pipes() -> Check {
         ),
         Some(0) => Check::ok(NAME, "no bound on a user's pipes"),
         Some(pages) => {
-            let count = pages * PAGE / PIPE;
-            let found = format!("{pages} pages: {count} of the gateway's pipes");
+            let count = pages * PAGE / PIPE as u64;
+            let found = format!(
+                "{pages} pages: {count} pipes of {} KiB for the gateway",
+                PIPE >> 10
+            );
             match count {
                 64.. => Check::ok(NAME, found),
                 _ => Check::warning(

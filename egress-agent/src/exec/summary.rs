@@ -255,6 +255,7 @@ mod tests {
             bytes_sent: 5,
             bytes_received: 7,
             duration_ms: 1,
+            splice: None,
             close_reason: reason.into(),
         })
     }

@@ -18,7 +18,7 @@ use super::{
     reason::Reason,
     resolve::{Addresses, ResolveError},
     silence,
-    splice::{self, Bytes},
+    splice::{self, Relayed},
     table::{EndpointState, Table},
     worker::{Shared, Ticket, Worker},
 };
@@ -291,7 +291,7 @@ impl Walk<'_> {
         reason: &'static str,
     ) {
         self.open(&record);
-        self.close(record, &Bytes::default(), reason);
+        self.close(record, &Relayed::default(), reason);
         match alert_for(&prefix.outcome) {
             Some(_) => alert::refuse(stream, Alert::InternalError).await,
             None => alert::reset(stream),
@@ -307,8 +307,16 @@ impl Walk<'_> {
         shared.records.tell(Event::ConnectionOpen(record.clone()));
     }
 
-    fn close(&self, open: Connection, bytes: &Bytes, reason: &str) {
-        tell_close(&self.worker.shared, open, bytes, self.accepted, reason);
+    fn close(&self, open: Connection, relayed: &Relayed, reason: &str) {
+        let (bytes, splice) = (&relayed.bytes, relayed.splice.get());
+        tell_close(
+            &self.worker.shared,
+            open,
+            bytes,
+            splice,
+            self.accepted,
+            reason,
+        );
     }
 
     async fn relay(
@@ -322,12 +330,14 @@ impl Walk<'_> {
     ) {
         self.open(&record);
         super::listen::tune(&upstream);
-        let bytes = Bytes::default();
+        let relayed = Relayed::default();
+        let lifetime = self.worker.shared.limits.lifetime;
         let reason = tokio::select! {
-            end = self.replay_and_copy(&mut stream, &mut upstream, prefix, &bytes, authorised) => end,
+            end = self.replay_and_copy(&mut stream, &mut upstream, prefix, &relayed, authorised) => end,
             () = self.no_longer_allowed(ask, authorised) => "policy_changed",
+            () = splice::lifetime_over(self.accepted, lifetime) => splice::LIFETIME,
         };
-        self.close(record, &bytes, reason);
+        self.close(record, &relayed, reason);
         if reason != splice::End::Eof.reason() {
             alert::reset(stream);
             alert::reset(upstream);
@@ -359,7 +369,7 @@ impl Walk<'_> {
         stream: &mut TcpStream,
         upstream: &mut TcpStream,
         mut prefix: Prefix,
-        bytes: &Bytes,
+        relayed: &Relayed,
         authorised: &Authorised,
     ) -> &'static str {
         let limits = &self.worker.shared.limits;
@@ -370,12 +380,12 @@ impl Walk<'_> {
             }
         }
         match timeout(limits.connect, upstream.write_all(&prefix.bytes)).await {
-            Ok(Ok(())) => bytes.sent.set(prefix.bytes.len() as u64),
+            Ok(Ok(())) => relayed.bytes.sent.set(prefix.bytes.len() as u64),
             Ok(Err(_gone)) => return splice::End::Upstream.reason(),
             Err(_elapsed) => return "replay_timeout",
         }
         drop(prefix);
-        splice::copy_both(stream, upstream, bytes, limits.idle)
+        splice::copy_both(stream, upstream, relayed, limits.idle)
             .await
             .reason()
     }

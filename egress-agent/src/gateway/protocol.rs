@@ -175,6 +175,8 @@ pub struct Limits {
     pub resolve: Duration,
     /// Without a byte in either direction.
     pub idle: Duration,
+    /// For a connection as a whole, from acceptance; without bound where it is absent.
+    pub lifetime: Option<Duration>,
     /// Between requests of one connection.
     pub keep_alive: Duration,
     /// While a request is served, without a byte of it or of its answer.
@@ -196,6 +198,7 @@ impl Default for Limits {
             connect: Duration::from_secs(10),
             resolve: Duration::from_secs(5),
             idle: Duration::from_secs(3_600),
+            lifetime: None,
             // As long as browsers and servers commonly keep one.
             keep_alive: Duration::from_secs(75),
             // A server may think, and streams of events are silent, for some minutes.

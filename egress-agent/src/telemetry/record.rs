@@ -292,8 +292,24 @@ pub struct ConnectionClose {
     pub bytes_received: u64,
     /// From acceptance, milliseconds.
     pub duration_ms: u64,
+    /// How its bytes were moved where they were many; none where they were few, or are HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub splice: Option<Splice>,
     /// Why it ended: a stable snake_case name.
     pub close_reason: String,
+}
+
+/// Whether the kernel moved the bytes of a tunnel by `splice(2)`, or the gateway copied them. Of
+/// several that hold for one tunnel, the last here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Splice {
+    /// The kernel did, once there were many.
+    Used,
+    /// Copied at least in part, since the user's pipes are all in use.
+    NoPipe,
+    /// Copied, since the kernel does not splice these sockets.
+    Refused,
 }
 
 /// A request of plain HTTP. Never its query, nor the value of a field.

@@ -14,7 +14,8 @@ use crate::{
         worker::{Shared, Worker},
     },
     telemetry::record::{
-        Attempt, Connection, ConnectionClose, EndpointRef, Event, ProcessRef, Protocol, Verdict,
+        Attempt, Connection, ConnectionClose, EndpointRef, Event, ProcessRef, Protocol, Splice,
+        Verdict,
     },
 };
 
@@ -84,6 +85,7 @@ pub(in crate::gateway) fn tell_close(
     shared: &Shared,
     open: Connection,
     bytes: &Bytes,
+    splice: Option<Splice>,
     accepted: Instant,
     reason: &str,
 ) {
@@ -97,6 +99,7 @@ pub(in crate::gateway) fn tell_close(
         bytes_sent: sent,
         bytes_received: received,
         duration_ms: u64::try_from(elapsed).unwrap_or(u64::MAX),
+        splice,
         close_reason: reason.to_owned(),
     }));
 }

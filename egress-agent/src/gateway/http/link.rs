@@ -127,6 +127,7 @@ impl Link {
                 self.shared(),
                 open,
                 &self.bytes,
+                None,
                 self.accepted,
                 reason,
             );

@@ -73,9 +73,10 @@ pub(super) async fn serve(link: Link, stream: TcpStream, bytes: Vec<u8>) -> Opti
 
 /// Returns when the connection must end: a request is no longer allowed, or nothing moves.
 async fn cut(link: &Link) -> &'static str {
-    let idle = link.shared().limits.http_idle;
+    let limits = &link.shared().limits;
     tokio::select! {
-        () = splice::idle_for(&link.moved, idle) => splice::End::Idle.reason(),
+        () = splice::idle_for(&link.moved, limits.http_idle) => splice::End::Idle.reason(),
+        () = splice::lifetime_over(link.accepted, limits.lifetime) => splice::LIFETIME,
         () = no_longer_allowed(link) => "policy_changed",
     }
 }
@@ -171,7 +172,7 @@ fn refuse(link: &Link, reason: Reason) -> Vec<u8> {
 /// Both ways, once the server has agreed to a WebSocket.
 async fn relay(link: &Rc<Link>, tunnel: Tunnel, mut stream: TcpStream, early: &[u8]) {
     let exchange = tunnel.exchange;
-    let idle = link.shared().limits.idle;
+    let limits = &link.shared().limits;
     let copied = async {
         let upstream = tunnel.upstream.await.map_err(io::Error::other)?;
         let mut upstream = TokioIo::new(upstream);
@@ -185,7 +186,8 @@ async fn relay(link: &Rc<Link>, tunnel: Tunnel, mut stream: TcpStream, early: &[
             Ok(()) => "eof",
             Err(_gone) => splice::End::Upstream.reason(),
         },
-        () = splice::idle_for(&link.moved, idle) => splice::End::Idle.reason(),
+        () = splice::idle_for(&link.moved, limits.idle) => splice::End::Idle.reason(),
+        () = splice::lifetime_over(link.accepted, limits.lifetime) => splice::LIFETIME,
         () = no_longer_allowed(link) => "policy_changed",
     };
     exchange.end(reason);

@@ -43,6 +43,7 @@ fn every_kind_survives_json() {
             bytes_sent: 10,
             bytes_received: 20,
             duration_ms: 30,
+            splice: None,
             close_reason: "eof".into(),
         }),
         Event::Dns(DnsRefusal {
