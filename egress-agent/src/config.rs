@@ -5,21 +5,15 @@ use serde::Deserialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use crate::{
-    gateway::{
-        answered::GRACE,
-        resolve::{
-            cache::CacheBounds,
-            server::{self, NameServer},
-        },
-    },
-    policy::{load::message, rule::Mode},
-};
+use crate::policy::{load::message, rule::Mode};
+
+mod gateway;
+
+pub use gateway::GatewayConfig;
 
 /// A node's endpoints, and the gateway that they may reach.
 #[derive(Debug, Clone, Deserialize)]
@@ -46,117 +40,6 @@ pub struct Config {
     /// Who is enforced.
     pub endpoints: Vec<EndpointConfig>,
 }
-
-/// Where the gateway listens, and how it works.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct GatewayConfig {
-    /// Put on the node's loopback device; nothing else may use it.
-    pub address4: Ipv4Addr,
-    /// The same for IPv6; left out where the node has none.
-    pub address6: Ipv6Addr,
-    /// TCP.
-    pub port: u16,
-    /// UDP and TCP.
-    pub dns_port: u16,
-    /// The numeric user and group that it runs as; not 0.
-    pub user: u32,
-    /// Where it looks names up; the node's resolv.conf where empty.
-    pub resolvers: Vec<NameServer>,
-    /// Root certificates for DNS over TLS, PEM, relative to this file; the system's where it is
-    /// left out.
-    pub resolver_roots: Option<PathBuf>,
-    /// How much of what they say is kept, and for how long.
-    pub cache: CacheConfig,
-    /// How much longer than its time to live an address that an endpoint was told is good for
-    /// protocols that say no name.
-    pub answer_grace_seconds: u32,
-    /// Networks that a name may lead to although they are not public.
-    pub permitted_answers: Vec<IpNet>,
-    /// How long a client may take for its whole ClientHello.
-    pub hello_seconds: u64,
-    /// After which a client that has sent nothing waits for the server to speak.
-    pub silence_seconds: u64,
-    /// Networks that no name may lead to, even if `permitted_answers` has them.
-    pub refused_answers: Vec<IpNet>,
-    /// Authorities that it trusts where it starts TLS, a PEM file relative to this one; the node's
-    /// where it is left out.
-    pub roots: Option<PathBuf>,
-}
-
-impl GatewayConfig {
-    /// As the gateway takes it.
-    pub fn answer_grace(&self) -> Duration {
-        Duration::from_secs(self.answer_grace_seconds.into())
-    }
-}
-
-/// Bounds of the gateway's cache of names.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct CacheConfig {
-    /// Answers that are kept, at most.
-    pub entries: usize,
-    /// The least time that an address is kept.
-    pub ttl_min_seconds: u32,
-    /// The most.
-    pub ttl_max_seconds: u32,
-    /// The most that is kept of a name that does not exist.
-    pub negative_max_seconds: u32,
-}
-
-impl CacheConfig {
-    /// As the gateway takes them.
-    pub fn bounds(&self) -> CacheBounds {
-        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
-        CacheBounds {
-            entries: self.entries,
-            ttl_min: seconds(self.ttl_min_seconds),
-            ttl_max: seconds(self.ttl_max_seconds),
-            negative_max: seconds(self.negative_max_seconds),
-        }
-    }
-}
-
-impl Default for CacheConfig {
-    fn default() -> Self {
-        // They are whole seconds, and few.
-        let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
-        let bounds = CacheBounds::default();
-        Self {
-            entries: bounds.entries,
-            ttl_min_seconds: seconds(bounds.ttl_min),
-            ttl_max_seconds: seconds(bounds.ttl_max),
-            negative_max_seconds: seconds(bounds.negative_max),
-        }
-    }
-}
-
-impl Default for GatewayConfig {
-    fn default() -> Self {
-        Self {
-            address4: Ipv4Addr::new(169, 254, 64, 1),
-            address6: Ipv6Addr::new(0xfd65, 0x6772, 0x6573, 0, 0, 0, 0, 1),
-            port: 15001,
-            dns_port: 15053,
-            // Within the range that systemd.exec(5) keeps for users without a name.
-            user: 62_951,
-            resolvers: Vec::new(),
-            resolver_roots: None,
-            cache: CacheConfig::default(),
-            // It is whole seconds, and few.
-            answer_grace_seconds: u32::try_from(GRACE.as_secs()).unwrap_or(0),
-            permitted_answers: Vec::new(),
-            hello_seconds: 10,
-            silence_seconds: 3,
-            refused_answers: Vec::new(),
-            roots: None,
-        }
-    }
-}
-
-/// Nobody takes an hour for a ClientHello; whoever seems to holds a place of the gateway's.
-const HELLO_SECONDS_MAX: u64 = 3_600;
 
 /// Where records go.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -319,25 +202,7 @@ fn check(config: &Config) -> Result<(), String> {
             "instance {name:?}: use up to 32 letters, digits and dashes"
         ));
     }
-    let gateway = &config.gateway;
-    if gateway.user == 0 {
-        return Err("gateway.user is 0: the gateway never runs as root; give it a number of its own, such as 62951".into());
-    }
-    if gateway.port == 0 || gateway.dns_port == 0 || gateway.port == gateway.dns_port {
-        return Err("gateway.port and gateway.dnsPort must be two ports, neither 0".into());
-    }
-    if gateway.port < 1024 || gateway.dns_port < 1024 {
-        return Err("gateway.port and gateway.dnsPort must be 1024 or more: the gateway has no privilege to open others".into());
-    }
-    if gateway.hello_seconds > HELLO_SECONDS_MAX {
-        return Err(format!(
-            "gateway.helloSeconds is more than {HELLO_SECONDS_MAX}: 10 is the default"
-        ));
-    }
-    if !(1..=gateway.hello_seconds).contains(&gateway.silence_seconds) {
-        return Err("gateway.silenceSeconds must be 1 or more, and no more than gateway.helloSeconds; 3 and 10 are the defaults".into());
-    }
-    check_resolution(gateway)?;
+    config.gateway.check()?;
     if config.hand_over.deadline_seconds == 0 {
         return Err(
             "handOver.deadlineSeconds is 0: nobody takes over in no time; 60 is the default".into(),
@@ -367,38 +232,6 @@ fn check(config: &Config) -> Result<(), String> {
     }
     Ok(())
 }
-
-/// A day, the most that a cached address may be old: beyond it nobody would see a change.
-const TTL_MAX_SECONDS: u32 = 86_400;
-
-fn check_resolution(gateway: &GatewayConfig) -> Result<(), String> {
-    server::check(&gateway.resolvers).map_err(|error| format!("gateway.resolvers: {error}"))?;
-    let cache = &gateway.cache;
-    if cache.ttl_max_seconds == 0 || cache.ttl_min_seconds > cache.ttl_max_seconds {
-        return Err(
-            "gateway.cache.ttlMaxSeconds must be 1 or more, and not less than ttlMinSeconds".into(),
-        );
-    }
-    if cache.ttl_max_seconds.max(cache.negative_max_seconds) > TTL_MAX_SECONDS {
-        return Err(format!(
-            "gateway.cache: nothing is kept for more than a day, {TTL_MAX_SECONDS} seconds"
-        ));
-    }
-    if gateway.answer_grace_seconds > TTL_MAX_SECONDS {
-        return Err(format!(
-            "gateway.answerGraceSeconds must be a day or less, {TTL_MAX_SECONDS} seconds"
-        ));
-    }
-    if cache.entries > CACHE_ENTRIES_MAX {
-        return Err(format!(
-            "gateway.cache.entries must be {CACHE_ENTRIES_MAX} or less"
-        ));
-    }
-    Ok(())
-}
-
-/// Some 2.5 GB, were every answer as large as it may be.
-const CACHE_ENTRIES_MAX: usize = 1_000_000;
 
 /// What tells endpoints apart is each one's own: with one cgroup, interface or address for two, one
 /// would have the other's policy.
@@ -518,6 +351,14 @@ mod tests {
             (
                 "gateway: {cache: {ttlMinSeconds: 60, ttlMaxSeconds: 10}}\nendpoints:\n  - {name: a, cgroup: /x}\n",
                 "ttlMaxSeconds",
+            ),
+            (
+                "gateway: {limits: {connections: 10, connectionsPerEndpoint: 11}}\nendpoints:\n  - {name: a, cgroup: /x}\n",
+                "no more than gateway.limits.connections, which is 10",
+            ),
+            (
+                "gateway: {limits: {idleSeconds: 0}}\nendpoints:\n  - {name: a, cgroup: /x}\n",
+                "gateway.limits.idleSeconds",
             ),
             (
                 "handOver: {deadlineSeconds: 0}\nendpoints:\n  - {name: a, cgroup: /x}\n",

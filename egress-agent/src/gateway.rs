@@ -1,6 +1,7 @@
 //! The gateway: accept, identify, detect, authorise, resolve, dial, replay and splice, record.
 //! It needs no privilege.
 
+pub mod admit;
 pub mod alert;
 pub mod answered;
 pub mod authorise;
@@ -19,6 +20,7 @@ pub mod reason;
 pub mod refuse;
 pub mod resolve;
 pub mod serve;
+pub mod shed;
 pub mod silence;
 pub mod spawn;
 pub mod splice;

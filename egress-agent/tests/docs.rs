@@ -68,7 +68,7 @@ const ENDS: [Table; 3] = [
 ];
 
 /// Names that stand alone in the code.
-const LITERALS: [(&str, &str, &str); 13] = [
+const LITERALS: [(&str, &str, &str); 15] = [
     (
         include_str!("../src/gateway/dns/answer.rs"),
         "dns_class_not_allowed",
@@ -134,6 +134,16 @@ const LITERALS: [(&str, &str, &str); 13] = [
         "dial_unreachable",
         "The network or the host cannot be reached.",
     ),
+    (
+        include_str!("../src/gateway/dial.rs"),
+        "dial_no_resources",
+        "The gateway has no descriptor, port or memory left for a connection.",
+    ),
+    (
+        include_str!("../src/gateway/splice.rs"),
+        "lifetime_over",
+        "It has lasted for `gateway.limits.lifetimeSeconds`.",
+    ),
 ];
 
 impl Table {
@@ -142,6 +152,10 @@ impl Table {
         let meanings = self.meanings();
         let names = self.source.lines().filter_map(|line| {
             let (variant, name) = line.trim().strip_prefix("Self::")?.split_once(" => \"")?;
+            // Where it depends, the names stand alone.
+            if variant.contains(" if ") {
+                return None;
+            }
             let variant = variant.split(['(', ' ', '{']).next()?;
             Some((variant, name.strip_suffix("\",")?))
         });

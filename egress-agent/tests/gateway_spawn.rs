@@ -57,6 +57,7 @@ fn options(cgroup: &Cgroup) -> SpawnOptions {
         cgroup: cgroup.0.clone(),
         uid: ID,
         gid: ID,
+        descriptors: 0,
         inherited: Vec::new(),
     }
 }
@@ -78,7 +79,7 @@ async fn ready(cgroup: &Cgroup) -> (GatewayProcess, Vec<std::net::SocketAddr>) {
         .send(&ToGateway::Configure(configure))
         .await
         .unwrap();
-    let FromGateway::Ready { listen, dns } = next(&mut gateway).await else {
+    let FromGateway::Ready { listen, dns, .. } = next(&mut gateway).await else {
         panic!("not ready")
     };
     assert_eq!(dns.len(), 1);

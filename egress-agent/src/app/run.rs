@@ -18,7 +18,6 @@ use crate::{
         node::Node,
         state::{pinned_ids, pinned_sets},
     },
-    gateway::protocol::Limits,
     policy::{load::load_files, select::Policies},
     telemetry::sink::Sink,
 };
@@ -431,11 +430,7 @@ fn gateway_plan(config: &Config) -> anyhow::Result<GatewayPlan> {
         cache: gateway.cache.bounds(),
         answer_grace: gateway.answer_grace(),
         permitted_answers: gateway.permitted_answers.clone(),
-        limits: Limits {
-            hello: Duration::from_secs(gateway.hello_seconds),
-            silence: Duration::from_secs(gateway.silence_seconds),
-            ..Limits::default()
-        },
+        limits: gateway.limits(),
         refused_answers: gateway.refused_answers.clone(),
         roots: crate::app::roots::read(gateway.roots.as_deref())?,
         on_loopback: true,

@@ -1,8 +1,10 @@
 //! Bounds that the kernel puts on the gateway and the enforcer.
 
+use std::thread;
+
 use rustix::process::{Resource, Rlimit, getrlimit};
 
-use super::{Check, line_of};
+use super::{Check, line_of, privilege};
 use crate::gateway::{protocol::Limits, splice::pipe::PIPE};
 
 /// Bytes of a page; where they are larger, there is room for more.
@@ -11,26 +13,41 @@ const PAGE: u64 = 4 << 10;
 pub(super) fn checks() -> Vec<Check> {
     let files = getrlimit(Resource::Nofile);
     let locked = getrlimit(Resource::Memlock);
-    vec![descriptors(&files), pipes(), memory(&locked)]
+    vec![descriptors(&files, may_raise()), pipes(), memory(&locked)]
 }
 
-/// The gateway raises its own limit to the hard one; each connection has two sockets.
-fn descriptors(limit: &Rlimit) -> Check {
+/// The gateway's limit is raised where that may be done; otherwise it is the agent's hard one.
+fn descriptors(limit: &Rlimit, may_raise: bool) -> Check {
     const NAME: &str = "descriptors";
-    let wanted = Limits::default().connections as u64 * 2;
-    match limit.maximum {
-        Some(maximum) if maximum <= wanted => Check::warning(
-            NAME,
-            format!("RLIMIT_NOFILE is at most {maximum}"),
-            &format!(
-                "the gateway serves about {} connections at once",
-                maximum / 2
-            ),
-            &format!("raise the hard limit above {wanted} (LimitNOFILE=, ulimit -Hn)"),
-        ),
-        Some(maximum) => Check::ok(NAME, format!("RLIMIT_NOFILE is at most {maximum}")),
-        None => Check::ok(NAME, "RLIMIT_NOFILE is without bound"),
+    let workers = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let limits = Limits::default();
+    let wanted = limits.descriptors(workers);
+    let Some(maximum) = limit.maximum else {
+        return Check::ok(NAME, "RLIMIT_NOFILE is without bound");
+    };
+    if maximum >= wanted {
+        return Check::ok(NAME, format!("RLIMIT_NOFILE is at most {maximum}"));
     }
+    if may_raise {
+        let found =
+            format!("RLIMIT_NOFILE is at most {maximum}, raised to {wanted} for the gateway");
+        return Check::ok(NAME, found);
+    }
+    let connections = limits.within(maximum, workers).connections;
+    Check::warning(
+        NAME,
+        format!("RLIMIT_NOFILE is at most {maximum}"),
+        &format!("the gateway serves {connections} connections at once"),
+        &format!(
+            "raise the hard limit to {wanted} (LimitNOFILE=, ulimit -Hn), or give CAP_SYS_RESOURCE"
+        ),
+    )
+}
+
+/// Whether this process may give its child more descriptors than it has itself (capabilities(7)).
+fn may_raise() -> bool {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    privilege::effective().is_some_and(|set| set & (1 << CAP_SYS_RESOURCE) != 0)
 }
 
 /// An unprivileged user's pipes are shrunk beyond this many pages (pipe(7)).
@@ -90,8 +107,10 @@ mod tests {
             current: maximum,
             maximum,
         };
-        assert_eq!(descriptors(&limit(Some(1_024))).status, Status::Warning);
-        assert_eq!(descriptors(&limit(Some(20_000))).status, Status::Ok);
-        assert_eq!(descriptors(&limit(None)).status, Status::Ok);
+        let status = |maximum, may_raise| descriptors(&limit(maximum), may_raise).status;
+        assert_eq!(status(Some(1_024), false), Status::Warning);
+        assert_eq!(status(Some(1_024), true), Status::Ok);
+        assert_eq!(status(Some(1 << 20), false), Status::Ok);
+        assert_eq!(status(None, false), Status::Ok);
     }
 }

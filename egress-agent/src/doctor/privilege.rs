@@ -34,7 +34,7 @@ const REQUIRED: [Capability; 6] = [
     ),
 ];
 
-const USEFUL: [Capability; 2] = [
+const USEFUL: [Capability; 3] = [
     capability(
         21,
         "CAP_SYS_ADMIN",
@@ -44,6 +44,11 @@ const USEFUL: [Capability; 2] = [
         19,
         "CAP_SYS_PTRACE",
         "records lack the path of executables of other users",
+    ),
+    capability(
+        24,
+        "CAP_SYS_RESOURCE",
+        "the gateway gets no more descriptors than the agent has",
     ),
 ];
 
@@ -62,7 +67,7 @@ pub(super) fn checks() -> Vec<Check> {
 }
 
 /// The effective set, as `/proc/self/status` shows it (proc(5)).
-fn effective() -> Option<u64> {
+pub(super) fn effective() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let hex = status
         .lines()

@@ -52,6 +52,11 @@ impl Summary {
         match &record.event {
             Event::ConnectionOpen(open) => self.connection(open),
             Event::ConnectionClose(close) => self.close(close),
+            Event::ConnectionsRepeated(more) => {
+                let to = place(more.attempt.destination, more.attempt.port);
+                self.row(Outcome::Denied, to, "connection", &more.attempt)
+                    .count += more.repeats;
+            }
             Event::Dns(refusal) => self.look_up(refusal),
             Event::Bypass(bypass) => self.bypass(bypass, 1),
             Event::BypassRepeated(bypass) => self.bypass(bypass, bypass.repeats),

@@ -7,9 +7,10 @@ use std::{os::fd::AsFd, rc::Rc, sync::Arc, time::Instant};
 use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
 
 pub(super) use said::tell_close;
-use said::{alert_for, deny, open_record};
+use said::{alert_for, deny, open_record, shed};
 
 use super::{
+    admit::Ticket,
     alert::{self, Alert},
     authorise::{Ask, Authorised},
     detect::{self, Detected, Outcome, Prefix},
@@ -20,7 +21,7 @@ use super::{
     silence,
     splice::{self, Relayed},
     table::{EndpointState, Table},
-    worker::{Shared, Ticket, Worker},
+    worker::{Shared, Worker},
 };
 use crate::telemetry::record::{Connection, Event, Verdict};
 
@@ -37,35 +38,24 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream) {
     };
     let table = shared.table.borrow().clone();
     let Some(endpoint) = table.endpoint(origin.endpoint).cloned() else {
-        let record = open_record(&origin, "", shared.open.number());
-        return deny(
-            &worker,
-            stream,
-            record,
-            &Outcome::Nothing,
-            Reason::UnknownEndpoint,
-        )
-        .await;
+        return shed(shared, stream, &origin, "", Reason::UnknownEndpoint);
     };
-    match shared.open.enter(origin.endpoint, &shared.limits) {
-        Ok(ticket) => {
-            let record = open_record(&origin, &endpoint.name, ticket.number);
-            let walk = Walk {
-                worker: &worker,
-                endpoint,
-                accepted: Instant::now(),
-                _ticket: ticket,
-            };
-            let destination = origin.destination.to_ip();
-            let answered = &shared.answered;
-            let answered = answered.names(origin.endpoint, &walk.endpoint.name, destination);
-            walk.run(stream, Ask::new(&origin, answered), record).await;
-        }
-        Err(reason) => {
-            let record = open_record(&origin, &endpoint.name, shared.open.number());
-            deny(&worker, stream, record, &Outcome::Nothing, reason).await;
-        }
-    }
+    let admitted = shared.admission.enter(&endpoint.usage, &shared.limits);
+    let ticket = match admitted {
+        Ok(ticket) => ticket,
+        Err(reason) => return shed(shared, stream, &origin, &endpoint.name, reason),
+    };
+    let record = open_record(&origin, &endpoint.name, ticket.number);
+    let walk = Walk {
+        worker: &worker,
+        endpoint,
+        accepted: Instant::now(),
+        _ticket: ticket,
+    };
+    let destination = origin.destination.to_ip();
+    let answered = &shared.answered;
+    let answered = answered.names(origin.endpoint, &walk.endpoint.name, destination);
+    walk.run(stream, Ask::new(&origin, answered), record).await;
 }
 
 /// A connection of a known endpoint.
@@ -210,13 +200,13 @@ impl Walk<'_> {
         let served = http::serve(self.worker, &ask, record, self.accepted, stream, bytes);
         let mut rest = served.await?;
         let Shared {
-            open,
+            admission,
             limits,
             answered,
             ..
         } = &self.worker.shared;
         if rest.was_open {
-            record.connection = open.number();
+            record.connection = admission.number();
         }
         // Requests may have been served for hours.
         ask.answered = answered.names(ask.endpoint, &self.endpoint.name, ask.destination);

@@ -55,9 +55,24 @@ impl DialError {
             {
                 "dial_unreachable"
             }
+            Self::Failed(error) if is_shortage(error) => "dial_no_resources",
             Self::Failed(_) => "dial_failed",
         }
     }
+}
+
+/// Whether there is nothing left to make a socket with: descriptors, ports or memory.
+pub fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [
+        libc::EMFILE,
+        libc::ENFILE,
+        libc::ENOBUFS,
+        libc::ENOMEM,
+        libc::EADDRNOTAVAIL,
+    ];
+    error
+        .raw_os_error()
+        .is_some_and(|it| shortages.contains(&it))
 }
 
 /// A connection, and what there was to choose from.

@@ -75,7 +75,9 @@ pub async fn serve_tcp(worker: Rc<Worker>, mut stream: TcpStream) {
         shared.counters.add("dns_without_origin");
         return super::alert::reset(stream);
     };
-    let Ok(_ticket) = shared.open.enter(origin.endpoint, &shared.limits) else {
+    let endpoint = shared.table.borrow().endpoint(origin.endpoint).cloned();
+    let admitted = endpoint.map(|it| shared.admission.enter(&it.usage, &shared.limits));
+    let Some(Ok(_ticket)) = admitted else {
         shared.counters.add("dns_shed");
         return super::alert::reset(stream);
     };

@@ -10,7 +10,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{connection, worker::Worker};
+use super::{connection, dial, worker::Worker};
 
 /// Connections that wait for `accept`; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4_096;
@@ -237,7 +237,7 @@ async fn accept<F: Future<Output = ()> + 'static>(
                 tune(&stream);
                 spawn_local(serve(worker.clone(), stream));
             }
-            Err(error) if is_shortage(&error) => {
+            Err(error) if dial::is_shortage(&error) => {
                 worker.shared.counters.add("accept_shortage");
                 sleep(SHORTAGE_PAUSE).await;
             }
@@ -245,13 +245,6 @@ async fn accept<F: Future<Output = ()> + 'static>(
             Err(_gone) => worker.shared.counters.add("accept_failed"),
         }
     }
-}
-
-fn is_shortage(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
-    )
 }
 
 /// What every relayed connection has. That it cannot be set harms nothing.

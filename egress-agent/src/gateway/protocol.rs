@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
+    thread,
     time::Duration,
 };
 
@@ -16,6 +17,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWr
 use super::{
     inherit::Inherited,
     resolve::{cache::CacheBounds, server::NameServer},
+    splice,
 };
 use crate::{
     policy::rule::{Mode, Rule},
@@ -55,6 +57,9 @@ pub enum FromGateway {
         listen: Vec<SocketAddr>,
         /// For DNS over UDP and TCP.
         dns: Vec<SocketAddr>,
+        /// Connections that there may be at once, which are fewer than configured where there are
+        /// not the descriptors for them.
+        connections: usize,
     },
     /// It cannot work, and ends.
     Failed {
@@ -133,6 +138,12 @@ fn answer_grace() -> Duration {
 }
 
 impl Configure {
+    /// How many threads that is here.
+    pub fn threads(&self) -> usize {
+        let here = || thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.workers.unwrap_or_else(here).max(1)
+    }
+
     /// With everything else as it is by default.
     pub fn new(listen: Vec<SocketAddr>, dns: Vec<SocketAddr>) -> Self {
         Self {
@@ -162,6 +173,9 @@ pub struct Limits {
     pub connections: usize,
     /// Open connections of one endpoint.
     pub connections_per_endpoint: usize,
+    /// New connections of one endpoint in a second, of which it may have two seconds' at once; 0 is
+    /// without bound.
+    pub connections_per_second: u32,
     /// For the whole hello, from acceptance.
     pub hello: Duration,
     /// After which a client that has sent nothing counts as opaque.
@@ -188,9 +202,11 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            // Two descriptors each, and the machines' limit is often 20,000.
-            connections: 8_192,
-            connections_per_endpoint: 4_096,
+            connections: 16_384,
+            // Three quarters: the rest is for who has less.
+            connections_per_endpoint: 12_288,
+            // A few workers serve some ten times as many.
+            connections_per_second: 1_000,
             hello: Duration::from_secs(10),
             silence: Duration::from_secs(3),
             // Most hellos are there by then, and who waits for a greeting hardly notices.
@@ -207,6 +223,27 @@ impl Default for Limits {
         }
     }
 }
+
+impl Limits {
+    /// The descriptors that a gateway with these bounds and so many workers needs: two for each
+    /// connection, those of its pipes, and some for look-ups, kept connections to servers and itself.
+    pub fn descriptors(&self, workers: usize) -> u64 {
+        let pipes = workers * splice::pipe::PIPES_MAX * 2;
+        (self.connections * 2 + pipes + DESCRIPTORS_BESIDE) as u64
+    }
+
+    /// No more connections than a process with so many descriptors can have.
+    pub fn within(mut self, descriptors: u64, workers: usize) -> Self {
+        let beside = self.descriptors(workers) - self.connections as u64 * 2;
+        let most = usize::try_from(descriptors.saturating_sub(beside) / 2).unwrap_or(usize::MAX);
+        self.connections = self.connections.min(most.max(1));
+        self.connections_per_endpoint = self.connections_per_endpoint.min(self.connections);
+        self
+    }
+}
+
+/// Descriptors of the gateway that are none of a connection's or pipe's.
+const DESCRIPTORS_BESIDE: usize = 2_048;
 
 /// All endpoints and their policies.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

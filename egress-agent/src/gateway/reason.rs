@@ -44,8 +44,10 @@ pub enum Reason {
     Loopback,
     /// As many connections as are allowed.
     TooManyConnections,
-    /// The endpoint has as many connections as it is allowed.
+    /// The endpoint has as many connections as it may have, or as its share is while there are many.
     TooManyOfEndpoint,
+    /// The endpoint opens connections faster than it may.
+    TooFast,
     /// The name resolved to nothing but refused addresses.
     Answer(Refusal),
 }
@@ -73,6 +75,7 @@ impl Reason {
             Self::Loopback => "loopback",
             Self::TooManyConnections => "too_many_connections",
             Self::TooManyOfEndpoint => "too_many_connections_of_endpoint",
+            Self::TooFast => "connection_rate_of_endpoint",
             Self::Answer(refusal) => refusal.reason(),
         }
     }

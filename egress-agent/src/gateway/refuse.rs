@@ -279,13 +279,14 @@ mod tests {
     #[test]
     fn node_and_cluster_are_refused_where_they_are_public() {
         let nets = |text: &str| vec![text.parse().unwrap()];
-        let table = Table::new(&super::super::protocol::Endpoints {
+        let endpoints = super::super::protocol::Endpoints {
             refused: super::super::protocol::RefusedNetworks {
                 node: nets("203.0.113.7/32"),
                 cluster: nets("198.51.100.0/24"),
             },
             ..Default::default()
-        });
+        };
+        let table = Table::new(&endpoints, &Table::default());
         let (_sender, receiver) = watch::channel(Arc::new(table));
         let refused = Refused::new(nets("198.51.100.9/32"), Vec::new()).and_of(receiver);
         let check = |address: &str| refused.check(address.parse().unwrap());

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Resource, getrlimit};
 use thiserror::Error;
 use tokio::{
     io::{AsyncBufRead, AsyncWrite, BufReader},
@@ -23,7 +24,6 @@ use tokio::{
 use super::{
     answered::Answered,
     count::Counters,
-    dns::log::RefusalLog,
     http,
     identify::Identify,
     listen::{self, ListenError, Sockets},
@@ -34,7 +34,7 @@ use super::{
     refuse::Refused,
     resolve::{Resolver, SetupError, cache::Cache},
     table::Table,
-    worker::{Open, Records, Shared, Worker},
+    worker::{Records, Shared, Worker},
 };
 use crate::telemetry::record::{Event, Lost, Record};
 
@@ -98,6 +98,7 @@ pub async fn serve(control: UnixStream, identify: Arc<dyn Identify>) -> Result<(
     let ready = FromGateway::Ready {
         listen: gateway.listen.clone(),
         dns: gateway.dns.clone(),
+        connections: gateway.shared.limits.connections,
     };
     write_message(&mut write, &ready).await?;
     gateway.control(read, write).await
@@ -126,6 +127,10 @@ async fn start(
     mut configure: Configure,
     identify: Arc<dyn Identify>,
 ) -> Result<Gateway, ServeError> {
+    let workers = configure.threads();
+    // Its hard limit, see `spawn::confine`; without bound there are enough.
+    let descriptors = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    configure.limits = configure.limits.within(descriptors, workers);
     let (table, tables) = watch::channel(Arc::<Table>::default());
     let (queue, records) = mpsc::channel(RECORD_QUEUE);
     let (drains, is_draining) = watch::channel(false);
@@ -136,14 +141,12 @@ async fn start(
         records: Records::new(queue),
         counters: Counters::default(),
         limits: Arc::new(configure.limits.clone()),
-        open: Open::default(),
+        admission: Arc::default(),
         drains: is_draining,
         answered: Answered::new(configure.answer_grace),
-        refusals: Arc::new(Mutex::new(RefusalLog::default())),
+        refusals: Arc::default(),
+        shed: Arc::default(),
     };
-    let workers = configure
-        .workers
-        .unwrap_or_else(|| thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let inherited = std::mem::take(&mut configure.inherited);
     let waits = !inherited.is_empty();
     let sets = if waits {
@@ -154,7 +157,7 @@ async fn start(
         sets
     } else {
         let open = |_| Sockets::open(&mut configure.listen, &mut configure.dns);
-        (0..workers.max(1)).map(open).collect::<Result<_, _>>()?
+        (0..workers).map(open).collect::<Result<_, _>>()?
     };
     let mut own = configure.own_addresses.clone();
     own.extend(
@@ -171,7 +174,11 @@ async fn start(
     let tls = http::tls::config(&configure.roots);
     let (mut stop, mut waiting) = (Vec::new(), Vec::new());
     for (number, sockets) in sets.into_iter().enumerate() {
-        let (shared, refused, configure) = (shared.clone(), refused.clone(), configure.clone());
+        let (refused, configure) = (refused.clone(), configure.clone());
+        let shared = Shared {
+            counters: shared.counters.part(),
+            ..shared.clone()
+        };
         let (cache, tls) = (cache.clone(), tls.clone());
         let under_way = working.clone();
         let (ready, is_ready) = oneshot::channel();
@@ -318,7 +325,7 @@ impl Gateway {
             ToGateway::Configure(_) | ToGateway::Drain => Err(ServeError::Order),
             ToGateway::Endpoints(endpoints) => {
                 let generation = endpoints.generation;
-                let table = Arc::new(Table::new(&endpoints));
+                let table = Arc::new(Table::new(&endpoints, &self.table.borrow()));
                 self.table.send_replace(table.clone());
                 self.shared.answered.keep(&table);
                 Ok(FromGateway::Applied { generation })
@@ -334,7 +341,9 @@ impl Gateway {
     }
 
     fn sum_up(&self) {
-        for event in self.refusals().expire().into_iter().chain(self.lost()) {
+        let refusals = locked(&self.shared.refusals).expire();
+        let shed = locked(&self.shared.shed).expire();
+        for event in refusals.into_iter().chain(shed).chain(self.lost()) {
             self.shared.records.tell(event);
         }
     }
@@ -342,14 +351,11 @@ impl Gateway {
     /// What there is to tell when nothing is being served any more.
     fn last_records(&mut self) -> Vec<Record> {
         let mut records: Vec<_> = std::iter::from_fn(|| self.records.try_recv().ok()).collect();
-        let refusals = self.refusals().end();
-        records.extend(refusals.into_iter().chain(self.lost()).map(Record::now));
+        let refusals = locked(&self.shared.refusals).end();
+        let shed = locked(&self.shared.shed).end();
+        let last = refusals.into_iter().chain(shed).chain(self.lost());
+        records.extend(last.map(Record::now));
         records
-    }
-
-    fn refusals(&self) -> MutexGuard<'_, RefusalLog> {
-        let refusals = self.shared.refusals.lock();
-        refusals.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lost(&self) -> Option<Event> {
@@ -362,4 +368,8 @@ impl Gateway {
             })
         })
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -37,6 +37,8 @@ pub struct SpawnOptions {
     pub uid: u32,
     /// Not 0.
     pub gid: u32,
+    /// How many descriptors it is to be able to have; it gets what there are where that is less.
+    pub descriptors: u64,
     /// Descriptors that it keeps, under the same numbers, beside its control stream.
     pub inherited: Vec<RawFd>,
 }
@@ -149,6 +151,7 @@ fn command(options: &SpawnOptions, control: &OwnedFd, procs: &File) -> Command {
         control,
         uid: options.uid,
         gid: options.gid,
+        descriptors: options.descriptors,
     };
     let inherited = options.inherited.clone();
     // SAFETY: between fork and exec `apply` makes only system calls, allocates nothing and takes

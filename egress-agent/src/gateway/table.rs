@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::protocol::{Endpoints, RefusedNetworks};
+use super::{
+    admit::Usage,
+    protocol::{Endpoints, RefusedNetworks},
+};
 use crate::policy::{compile::CompiledPolicy, rule::Mode};
 
 /// One generation. Empty knows nobody.
@@ -26,11 +29,13 @@ pub struct EndpointState {
     pub relay_loopback: bool,
     /// What it may reach.
     pub policy: Arc<CompiledPolicy>,
+    /// What it has open, whatever the generation.
+    pub usage: Arc<Usage>,
 }
 
 impl Table {
-    /// Compiles a generation. An endpoint whose policy is missing may reach nothing.
-    pub fn new(message: &Endpoints) -> Self {
+    /// Compiles the generation after `before`. An endpoint whose policy is missing may reach nothing.
+    pub fn new(message: &Endpoints, before: &Self) -> Self {
         let policies: HashMap<u32, Arc<CompiledPolicy>> = message
             .policies
             .iter()
@@ -41,6 +46,11 @@ impl Table {
             mode: endpoint.mode,
             relay_loopback: endpoint.relay_loopback,
             policy: policies.get(&endpoint.policy).cloned().unwrap_or_default(),
+            usage: before
+                .endpoint(endpoint.id)
+                .filter(|same| *same.name == *endpoint.name)
+                .map(|same| same.usage.clone())
+                .unwrap_or_default(),
         };
         Self {
             generation: message.generation,

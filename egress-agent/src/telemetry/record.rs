@@ -48,6 +48,9 @@ pub enum Event {
     /// A connection that was not denied has ended.
     #[serde(rename = "connection.close")]
     ConnectionClose(ConnectionClose),
+    /// More connections that the gateway did not let in, for the same reason and within a window.
+    #[serde(rename = "connection.repeated")]
+    ConnectionsRepeated(ConnectionsRepeated),
     /// A request of plain HTTP, once it is over.
     #[serde(rename = "http.request")]
     HttpRequest(HttpRequest),
@@ -278,6 +281,16 @@ impl Connection {
             .as_deref()
             .or(self.answered_name.as_deref())
     }
+}
+
+/// Connections of an endpoint that were not let in, beside one that was told of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionsRepeated {
+    /// The one that was told of.
+    #[serde(flatten)]
+    pub attempt: Attempt,
+    /// How many more.
+    pub repeats: u64,
 }
 
 /// The end of a connection.

@@ -10,6 +10,7 @@ mod bodies;
 mod connections;
 mod detection;
 mod http;
+mod limits;
 mod names;
 mod origination;
 mod proxy;

@@ -192,7 +192,7 @@ impl World {
                 drop(sender.send(message));
             }
         });
-        let FromGateway::Ready { listen, dns } = messages.recv().await.unwrap() else {
+        let FromGateway::Ready { listen, dns, .. } = messages.recv().await.unwrap() else {
             panic!("not ready")
         };
         let mut world = Self {

@@ -102,19 +102,26 @@ pub(super) async fn start_gateway(
     ),
     InstanceError,
 > {
+    let mut configure = plan.configure();
+    configure.inherited = inherited;
+    let wanted = configure.limits.connections;
     let mut process = spawn(&SpawnOptions {
         executable: PathBuf::from("/proc/self/exe"),
         cgroup: cgroup.to_owned(),
         uid: plan.user,
         gid: plan.user,
-        inherited: inherited.all().collect(),
+        descriptors: configure.limits.descriptors(configure.threads()),
+        inherited: configure.inherited.all().collect(),
     })?;
-    let mut configure = plan.configure();
-    configure.inherited = inherited;
     let configure = ToGateway::Configure(configure);
     process.sender.send(&configure).await?;
     let ready = tokio::time::timeout(READY, process.receiver.receive()).await;
     match ready {
+        Ok(Ok(Some(FromGateway::Ready { connections, .. }))) if connections < wanted => {
+            tracing::warn!(
+                "the gateway has descriptors for {connections} connections at once, not for {wanted}: raise RLIMIT_NOFILE, or give the agent CAP_SYS_RESOURCE"
+            );
+        }
         Ok(Ok(Some(FromGateway::Ready { .. }))) => {}
         Ok(Ok(Some(FromGateway::Failed { message }))) => {
             return Err(InstanceError::Gateway(message));
@@ -147,6 +154,7 @@ fn is_the_gateways(message: &FromGateway) -> bool {
         FromGateway::Record(record) => match record.event {
             Event::ConnectionOpen(_)
             | Event::ConnectionClose(_)
+            | Event::ConnectionsRepeated(_)
             | Event::HttpRequest(_)
             | Event::Dns(_)
             | Event::Lost(_) => true,

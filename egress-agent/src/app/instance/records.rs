@@ -149,7 +149,10 @@ pub(super) fn enriched(mut record: Record) -> Record {
         Event::HttpRequest(request) => process::add_executable(&mut request.of.attempt.process),
         Event::Dns(refusal) => process::add_executable(&mut refusal.attempt.process),
         Event::Bypass(bypass) => process::add_executable(&mut bypass.attempt.process),
-        Event::BypassRepeated(_) | Event::Lost(_) | Event::Posture(_) => {}
+        Event::ConnectionsRepeated(_)
+        | Event::BypassRepeated(_)
+        | Event::Lost(_)
+        | Event::Posture(_) => {}
     }
     record
 }

@@ -1,6 +1,6 @@
 //! What is said of a connection: its records, and to a client that is denied.
 
-use std::time::Instant;
+use std::{sync::PoisonError, time::Instant};
 
 use egress_common::origin::Origin;
 use tokio::net::TcpStream;
@@ -36,20 +36,47 @@ pub(super) fn open_record(origin: &Origin, name: &str, connection: u64) -> Conne
     Connection::new(connection, attempt)
 }
 
+/// Resets what is not let in, and tells of it unless the same was told just now.
+pub(super) fn shed(
+    shared: &Shared,
+    stream: TcpStream,
+    origin: &Origin,
+    name: &str,
+    reason: Reason,
+) {
+    let record = open_record(origin, name, shared.admission.number());
+    let is_told = {
+        let mut log = shared.shed.lock().unwrap_or_else(PoisonError::into_inner);
+        log.note(&record.attempt, reason)
+    };
+    match is_told {
+        true => tell_denied(shared, record, reason),
+        false => count_denied(shared, reason),
+    }
+    alert::reset(stream);
+}
+
+fn count_denied(shared: &Shared, reason: Reason) {
+    shared.counters.add("connections_denied");
+    shared.counters.add(reason.as_str());
+}
+
+fn tell_denied(shared: &Shared, mut record: Connection, reason: Reason) {
+    count_denied(shared, reason);
+    record.attempt.verdict = Verdict::Deny;
+    record.attempt.reason = Some(reason.as_str().to_owned());
+    shared.records.tell(Event::ConnectionOpen(record));
+}
+
 /// Records and tells the client in its own language.
 pub(super) async fn deny(
     worker: &Worker,
     stream: TcpStream,
-    mut record: Connection,
+    record: Connection,
     outcome: &Outcome,
     reason: Reason,
 ) {
-    let shared = &worker.shared;
-    shared.counters.add("connections_denied");
-    shared.counters.add(reason.as_str());
-    record.attempt.verdict = Verdict::Deny;
-    record.attempt.reason = Some(reason.as_str().to_owned());
-    shared.records.tell(Event::ConnectionOpen(record));
+    tell_denied(&worker.shared, record, reason);
     match alert_for(outcome) {
         Some(alert) => alert::refuse(stream, alert).await,
         None => alert::reset(stream),

@@ -65,6 +65,7 @@ pub(super) fn refused(endpoint: &str, reason: Reason) -> (u16, Vec<u8>) {
         | Reason::Loopback
         | Reason::TooManyConnections
         | Reason::TooManyOfEndpoint
+        | Reason::TooFast
         | Reason::Answer(_) => (403, "Forbidden"),
     };
     let reason = reason.as_str();

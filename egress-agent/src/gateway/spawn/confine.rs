@@ -24,6 +24,8 @@ pub struct Confinement {
     pub uid: u32,
     /// The group.
     pub gid: u32,
+    /// How many descriptors it is to be able to have.
+    pub descriptors: u64,
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
@@ -47,7 +49,7 @@ impl Confinement {
         if unsafe { libc::setsid() } < 0 {
             return Err(io::Error::last_os_error());
         }
-        limits()?;
+        limits(self.descriptors)?;
         drop_bounding_set()?;
         self.change_ids()?;
         drop_capabilities()?;
@@ -108,16 +110,25 @@ fn prctl(option: libc::c_int, argument: libc::c_ulong) -> io::Result<()> {
     })
 }
 
-fn limits() -> io::Result<()> {
+fn limits(descriptors: u64) -> io::Result<()> {
     let mut files = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
     // SAFETY: `files` is a valid rlimit to write to.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut files) })?;
-    files.rlim_cur = files.rlim_max;
-    // SAFETY: `files` is a valid rlimit to read.
-    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const files) })?;
+    let more = libc::rlimit {
+        rlim_cur: descriptors.max(files.rlim_max),
+        rlim_max: descriptors.max(files.rlim_max),
+    };
+    // SAFETY: `more` is a valid rlimit to read.
+    let raised = check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const more) });
+    // Without CAP_SYS_RESOURCE, or beyond fs.nr_open: it makes do with fewer, and says so.
+    if raised.is_err() {
+        files.rlim_cur = files.rlim_max;
+        // SAFETY: `files` is a valid rlimit to read.
+        check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const files) })?;
+    }
     let none = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,

@@ -14,7 +14,7 @@ use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice
 pub(crate) const PIPE: usize = 256 << 10;
 /// Pipes of one worker. An unprivileged user has 64 MiB of them before the kernel shrinks them
 /// (pipe-user-pages-soft): 256 of this size, for all of its workers.
-const PIPES_MAX: usize = 96;
+pub(crate) const PIPES_MAX: usize = 96;
 /// After the kernel refused one, how long nobody asks again.
 const PAUSE: Duration = Duration::from_secs(1);
 

@@ -3,8 +3,8 @@
 use std::{fmt, net::SocketAddr};
 
 use super::{
-    Application, Attempt, Bypass, Connection, ConnectionClose, DnsRefusal, Event, HttpRequest,
-    Record, Verdict,
+    Application, Attempt, Bypass, Connection, ConnectionClose, ConnectionsRepeated, DnsRefusal,
+    Event, HttpRequest, Record, Verdict,
 };
 
 impl fmt::Display for Record {
@@ -18,6 +18,7 @@ impl fmt::Display for Event {
         match self {
             Self::ConnectionOpen(open) => open.fmt(f),
             Self::ConnectionClose(close) => close.fmt(f),
+            Self::ConnectionsRepeated(more) => more.fmt(f),
             Self::HttpRequest(request) => request.fmt(f),
             Self::Dns(refusal) => refusal.fmt(f),
             Self::Bypass(bypass) | Self::BypassRepeated(bypass) => bypass.fmt(f),
@@ -124,6 +125,16 @@ impl fmt::Display for ConnectionClose {
             self.duration_ms
         )?;
         write!(f, " ({})", self.close_reason)
+    }
+}
+
+impl fmt::Display for ConnectionsRepeated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<5} ", self.attempt.verdict)?;
+        who(&self.attempt, f)?;
+        write!(f, " tcp {}", destination(&self.attempt))?;
+        reason(&self.attempt, f)?;
+        write!(f, ", {} more", self.repeats)
     }
 }
 

@@ -43,8 +43,12 @@ fn every_kind_survives_json() {
             bytes_sent: 10,
             bytes_received: 20,
             duration_ms: 30,
-            splice: None,
+            splice: Some(Splice::NoPipe),
             close_reason: "eof".into(),
+        }),
+        Event::ConnectionsRepeated(ConnectionsRepeated {
+            attempt: attempt(Verdict::Deny),
+            repeats: 7,
         }),
         Event::Dns(DnsRefusal {
             attempt: attempt(Verdict::Deny),
