@@ -100,9 +100,7 @@ pub fn decide(
 #[inline(always)]
 fn is_service(attempt: &Attempt, gateway: &Gateway) -> bool {
     match attempt.protocol {
-        TCP => {
-            attempt.destination_port == gateway.port || attempt.destination_port == gateway.dns_port
-        }
+        TCP => gateway.serves(attempt.destination_port),
         UDP => attempt.destination_port == gateway.dns_port,
         _ => false,
     }
@@ -241,6 +239,7 @@ mod tests {
             v6: ip("fd65:6772:6573::1"),
             port: 15001,
             dns_port: 15053,
+            proxy_port: 15002,
             reserved: 0,
         }
     }
@@ -273,6 +272,8 @@ mod tests {
             (UDP, "198.51.100.7", 443, Deny(DropReason::Quic)),
             (UDP, "198.51.100.7", 4000, Deny(DropReason::DirectUdp)),
             (TCP, GATEWAY, 15001, Allow),
+            (TCP, GATEWAY, 15002, Allow),
+            (UDP, GATEWAY, 15002, Deny(DropReason::GatewayPort)),
             (TCP, GATEWAY, 15053, Allow),
             (UDP, GATEWAY, 15053, Allow),
             (UDP, GATEWAY, 15001, Deny(DropReason::GatewayPort)),

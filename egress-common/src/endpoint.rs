@@ -102,12 +102,14 @@ pub struct Gateway {
     pub v4: Address,
     /// Its IPv6 address; unspecified where the node has no IPv6.
     pub v6: Address,
-    /// The proxy's TCP port, host byte order.
+    /// Its TCP port for connections that are taken to it, host byte order.
     pub port: u16,
     /// The resolver's UDP and TCP port, host byte order.
     pub dns_port: u16,
+    /// The TCP port of the proxy for those who are set up for one, host byte order.
+    pub proxy_port: u16,
     /// Zero.
-    pub reserved: u32,
+    pub reserved: u16,
 }
 
 impl Gateway {
@@ -115,6 +117,12 @@ impl Gateway {
     #[inline(always)]
     pub fn is_at(&self, address: &Address) -> bool {
         *address == self.v4 || (*address == self.v6 && *address != Address::UNSPECIFIED)
+    }
+
+    /// Whether one of its services has the port.
+    #[inline(always)]
+    pub const fn serves(&self, port: u16) -> bool {
+        port == self.port || port == self.dns_port || port == self.proxy_port
     }
 
     /// The gateway's address of the same family.

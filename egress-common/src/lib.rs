@@ -23,4 +23,4 @@ pub mod verdict;
 
 /// Raised whenever a shared type or the meaning of a map changes; part of the pin path, so that
 /// two versions never share a map.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;

@@ -124,8 +124,7 @@ pub(crate) fn passes(ctx: &SkBuffContext) -> bool {
 /// its port.
 #[inline(always)]
 fn opens_service(attempt: &Attempt, config: &Config) -> bool {
-    let port = attempt.destination_port;
-    let is_service = port == config.gateway.port || port == config.gateway.dns_port;
+    let is_service = config.gateway.serves(attempt.destination_port);
     is_service && (attempt.protocol != TCP || attempt.opens())
 }
 

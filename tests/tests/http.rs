@@ -314,7 +314,7 @@ fn a_rule_of_networks_lets_plain_http_pass_as_it_is() -> Result<()> {
 }
 
 /// The gateway itself, as it is given to those who want a proxy.
-const PROXY: &str = "http://169.254.64.1:15001";
+const PROXY: &str = "http://169.254.64.1:15002";
 
 /// What a program does that knows of a proxy by its environment.
 const FETCH: &str = "

@@ -30,7 +30,7 @@ pub(crate) const MATRIX: [Version; 2] = [
     },
 ];
 
-/// How long a guest may run everything: three times what it takes on two idle CPUs.
+/// How long a guest may run everything: twice what it takes on two idle CPUs.
 const LIMIT: Duration = Duration::from_secs(75 * 60);
 
 /// How long it may run the core set, so that CI ends in time even on a busy machine.

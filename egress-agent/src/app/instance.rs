@@ -171,7 +171,8 @@ impl Instance {
         let (inherited, _held) = match predecessor {
             Some(handed) => {
                 enforcer.set_told(&handed.told);
-                let (listen, dns) = (gateway.at(gateway.port), gateway.at(gateway.dns_port));
+                let listen = [gateway.at(gateway.port), gateway.at(gateway.proxy_port)].concat();
+                let dns = gateway.at(gateway.dns_port);
                 let sockets = inherit::of_gateway(handed.gateway, &listen, &dns);
                 sockets.map_err(|source| InstanceError::Inherit { source })?
             }

@@ -424,6 +424,7 @@ fn gateway_plan(config: &Config) -> anyhow::Result<GatewayPlan> {
         v6: has_ipv6().then(|| gateway.address6.into()),
         port: gateway.port,
         dns_port: gateway.dns_port,
+        proxy_port: gateway.proxy_port,
         user: gateway.user,
         resolvers: gateway.resolvers.clone(),
         resolver_roots: gateway.resolver_roots.clone(),

@@ -1,6 +1,7 @@
 //! `gateway` in the configuration.
 
 use std::{
+    collections::BTreeSet,
     net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     time::Duration,
@@ -30,6 +31,8 @@ pub struct GatewayConfig {
     pub port: u16,
     /// UDP and TCP.
     pub dns_port: u16,
+    /// TCP, for those who are set up for a proxy.
+    pub proxy_port: u16,
     /// The numeric user and group that it runs as; not 0.
     pub user: u32,
     /// Where it looks names up; the node's resolv.conf where empty.
@@ -94,11 +97,14 @@ impl GatewayConfig {
         if self.user == 0 {
             return Err("gateway.user is 0: the gateway never runs as root; give it a number of its own, such as 62951".into());
         }
-        if self.port == 0 || self.dns_port == 0 || self.port == self.dns_port {
-            return Err("gateway.port and gateway.dnsPort must be two ports, neither 0".into());
+        let ports = BTreeSet::from([self.port, self.dns_port, self.proxy_port]);
+        if ports.len() < 3 {
+            return Err(
+                "gateway.port, gateway.dnsPort and gateway.proxyPort must be three ports".into(),
+            );
         }
-        if self.port < 1024 || self.dns_port < 1024 {
-            return Err("gateway.port and gateway.dnsPort must be 1024 or more: the gateway has no privilege to open others".into());
+        if ports.first().is_some_and(|least| *least < 1024) {
+            return Err("gateway.port, gateway.dnsPort and gateway.proxyPort must be 1024 or more: the gateway has no privilege to open others".into());
         }
         if self.hello_seconds > HELLO_SECONDS_MAX {
             return Err(format!(
@@ -189,6 +195,7 @@ impl Default for GatewayConfig {
             address6: Ipv6Addr::new(0xfd65, 0x6772, 0x6573, 0, 0, 0, 0, 1),
             port: 15001,
             dns_port: 15053,
+            proxy_port: 15002,
             // Within the range that systemd.exec(5) keeps for users without a name.
             user: 62_951,
             resolvers: Vec::new(),

@@ -88,9 +88,10 @@ fn binary() -> Check {
 
 fn ports(gateway: &GatewayConfig) -> Check {
     const NAME: &str = "gateway's ports";
-    let (port, dns) = (gateway.port, gateway.dns_port);
+    let (port, dns, proxy) = (gateway.port, gateway.dns_port, gateway.proxy_port);
     let wanted = [
         (port, Type::STREAM),
+        (proxy, Type::STREAM),
         (dns, Type::STREAM),
         (dns, Type::DGRAM),
     ];
@@ -105,7 +106,7 @@ fn ports(gateway: &GatewayConfig) -> Check {
     }
     taken.dedup();
     if taken.is_empty() {
-        return Check::ok(NAME, format!("{port} and {dns} are free"));
+        return Check::ok(NAME, format!("{port}, {proxy} and {dns} are free"));
     }
     Check::warning(
         NAME,

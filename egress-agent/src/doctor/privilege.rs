@@ -34,7 +34,7 @@ const REQUIRED: [Capability; 6] = [
     ),
 ];
 
-const USEFUL: [Capability; 3] = [
+const USEFUL: [Capability; 2] = [
     capability(
         21,
         "CAP_SYS_ADMIN",
@@ -44,11 +44,6 @@ const USEFUL: [Capability; 3] = [
         19,
         "CAP_SYS_PTRACE",
         "records lack the path of executables of other users",
-    ),
-    capability(
-        24,
-        "CAP_SYS_RESOURCE",
-        "the gateway gets no more descriptors than the agent has",
     ),
 ];
 

@@ -43,7 +43,7 @@ pub enum NetworkError {
     Open(#[source] io::Error),
     /// Something stands between the command and its gateway.
     #[error(
-        "the command cannot reach its gateway at {gateway}: {source}; a firewall of this machine drops what comes in by interfaces named egress-*: let TCP 15001 and TCP and UDP 15053 in there"
+        "the command cannot reach its gateway at {gateway}: {source}; a firewall of this machine drops what comes in by interfaces named egress-*: let TCP 15001 and 15002, and TCP and UDP 15053 in there"
     )]
     Unreachable {
         /// Where it listens.

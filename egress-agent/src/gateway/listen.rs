@@ -120,18 +120,22 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Opens a set. Where port 0 is asked for, the kernel chooses and `listen` and `dns` say
-    /// what, so that the next worker gets the same.
+    /// Opens a set. Where port 0 is asked for, the kernel chooses and the lists say what, so that
+    /// the next worker gets the same.
     ///
     /// # Errors
     /// The first that cannot be had.
-    pub fn open(listen: &mut [SocketAddr], dns: &mut [SocketAddr]) -> Result<Self, ListenError> {
+    pub fn open(
+        listen: &mut [SocketAddr],
+        proxy: &mut [SocketAddr],
+        dns: &mut [SocketAddr],
+    ) -> Result<Self, ListenError> {
         let mut sockets = Self::default();
         let local = |address: &mut SocketAddr, found: io::Result<SocketAddr>| {
             *address = found.map_err(|error| ListenError::new("tcp", *address, error))?;
             Ok(())
         };
-        for address in listen {
+        for address in listen.iter_mut().chain(proxy) {
             let listener = tcp(*address)?;
             local(address, listener.local_addr())?;
             sockets.tcp.push(listener);
@@ -179,13 +183,15 @@ impl Sockets {
 pub fn complete(
     sets: &mut [Sockets],
     listen: &[SocketAddr],
+    proxy: &[SocketAddr],
     dns: &[SocketAddr],
 ) -> Result<(), ListenError> {
     let lacks = |listeners: fn(&Sockets) -> &Vec<std::net::TcpListener>, address: &SocketAddr| {
         let mut all = sets.iter().flat_map(listeners);
         !all.any(|it| it.local_addr().is_ok_and(|own| own == *address))
     };
-    let lacking = listen.iter().filter(|at| lacks(|set| &set.tcp, at));
+    let lacking = listen.iter().chain(proxy);
+    let lacking = lacking.filter(|at| lacks(|set| &set.tcp, at));
     let tcp: Vec<_> = lacking.map(|at| self::tcp(*at)).collect::<Result<_, _>>()?;
     let lacking = dns.iter().filter(|at| lacks(|set| &set.dns_tcp, at));
     let dns_tcp: Vec<_> = lacking.map(|at| self::tcp(*at)).collect::<Result<_, _>>()?;
@@ -277,12 +283,15 @@ mod tests {
     #[test]
     fn workers_share_a_port() {
         let mut listen = ["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()];
+        let mut proxy = ["127.0.0.1:0".parse().unwrap()];
         let mut dns = ["127.0.0.1:0".parse().unwrap()];
-        let first = Sockets::open(&mut listen, &mut dns).unwrap();
-        let again = Sockets::open(&mut listen, &mut dns).unwrap();
-        assert_eq!(
-            first.tcp[1].local_addr().unwrap(),
-            again.tcp[1].local_addr().unwrap()
-        );
+        let first = Sockets::open(&mut listen, &mut proxy, &mut dns).unwrap();
+        let again = Sockets::open(&mut listen, &mut proxy, &mut dns).unwrap();
+        for at in [1, 2] {
+            assert_eq!(
+                first.tcp[at].local_addr().unwrap(),
+                again.tcp[at].local_addr().unwrap()
+            );
+        }
     }
 }

@@ -55,6 +55,8 @@ pub enum FromGateway {
     Ready {
         /// For connections, with the ports that the kernel chose where 0 was asked for.
         listen: Vec<SocketAddr>,
+        /// For those who want a proxy.
+        proxy: Vec<SocketAddr>,
         /// For DNS over UDP and TCP.
         dns: Vec<SocketAddr>,
         /// Connections that there may be at once, which are fewer than configured where there are
@@ -87,6 +89,9 @@ pub enum FromGateway {
 pub struct Configure {
     /// For connections. Port 0 lets the kernel choose.
     pub listen: Vec<SocketAddr>,
+    /// The same for those who are set up for a proxy; nobody finds one where it is empty.
+    #[serde(default)]
+    pub proxy: Vec<SocketAddr>,
     /// For DNS, UDP and TCP on each.
     pub dns: Vec<SocketAddr>,
     /// Sockets that another gateway listens on as well, in place of new ones; nothing is taken until
@@ -148,6 +153,7 @@ impl Configure {
     pub fn new(listen: Vec<SocketAddr>, dns: Vec<SocketAddr>) -> Self {
         Self {
             listen,
+            proxy: Vec::new(),
             dns,
             inherited: Inherited::default(),
             workers: None,

@@ -97,6 +97,7 @@ pub async fn serve(control: UnixStream, identify: Arc<dyn Identify>) -> Result<(
     };
     let ready = FromGateway::Ready {
         listen: gateway.listen.clone(),
+        proxy: gateway.proxy.clone(),
         dns: gateway.dns.clone(),
         connections: gateway.shared.limits.connections,
     };
@@ -107,6 +108,7 @@ pub async fn serve(control: UnixStream, identify: Arc<dyn Identify>) -> Result<(
 /// A gateway that listens.
 struct Gateway {
     listen: Vec<SocketAddr>,
+    proxy: Vec<SocketAddr>,
     dns: Vec<SocketAddr>,
     table: watch::Sender<Arc<Table>>,
     records: mpsc::Receiver<Record>,
@@ -135,35 +137,45 @@ async fn start(
     let (queue, records) = mpsc::channel(RECORD_QUEUE);
     let (drains, is_draining) = watch::channel(false);
     let (working, under_way) = mpsc::channel(1);
-    let shared = Shared {
-        identify,
-        table: tables,
-        records: Records::new(queue),
-        counters: Counters::default(),
-        limits: Arc::new(configure.limits.clone()),
-        admission: Arc::default(),
-        drains: is_draining,
-        answered: Answered::new(configure.answer_grace),
-        refusals: Arc::default(),
-        shed: Arc::default(),
-    };
     let inherited = std::mem::take(&mut configure.inherited);
     let waits = !inherited.is_empty();
     let sets = if waits {
         // SAFETY: the enforcer has started this process with them, and says so once.
         let mut sets = unsafe { inherited.share(workers) }.map_err(ServeError::Worker)?;
         // The gateway that they are from may have been ending already.
-        listen::complete(&mut sets, &configure.listen, &configure.dns)?;
+        listen::complete(
+            &mut sets,
+            &configure.listen,
+            &configure.proxy,
+            &configure.dns,
+        )?;
         sets
     } else {
-        let open = |_| Sockets::open(&mut configure.listen, &mut configure.dns);
+        let Configure {
+            listen, proxy, dns, ..
+        } = &mut configure;
+        let open = |_| Sockets::open(listen, proxy, dns);
         (0..workers).map(open).collect::<Result<_, _>>()?
+    };
+    let shared = Shared {
+        identify,
+        table: tables,
+        records: Records::new(queue),
+        counters: Counters::default(),
+        limits: Arc::new(configure.limits.clone()),
+        proxy: configure.proxy.clone().into(),
+        admission: Arc::default(),
+        drains: is_draining,
+        answered: Answered::new(configure.answer_grace),
+        refusals: Arc::default(),
+        shed: Arc::default(),
     };
     let mut own = configure.own_addresses.clone();
     own.extend(
         configure
             .listen
             .iter()
+            .chain(&configure.proxy)
             .chain(&configure.dns)
             .map(SocketAddr::ip),
     );
@@ -206,6 +218,7 @@ async fn start(
     }
     let mut gateway = Gateway {
         listen: configure.listen,
+        proxy: configure.proxy,
         dns: configure.dns,
         table,
         records,

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    net::SocketAddr,
     rc::Rc,
     sync::{
         Arc, Mutex,
@@ -30,6 +31,8 @@ pub struct Shared {
     pub counters: Counters,
     /// Bounds.
     pub limits: Arc<Limits>,
+    /// Where it is a proxy for those who are set up for one.
+    pub proxy: Arc<[SocketAddr]>,
     /// Who is let in.
     pub admission: Arc<Admission>,
     /// Whether no more are taken.

@@ -15,8 +15,8 @@ use crate::{
 
 /// A connection to the gateway itself, and what it answers to the request for a tunnel.
 async fn connect(world: &World, to: &str) -> (TcpStream, String) {
-    world.come_from(ENFORCED, world.gateway.ip(), world.gateway.port(), 6);
-    let mut stream = TcpStream::connect(world.gateway).await.unwrap();
+    world.come_from(ENFORCED, world.proxy.ip(), world.proxy.port(), 6);
+    let mut stream = TcpStream::connect(world.proxy).await.unwrap();
     let head = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
     let answer = one(&mut stream).await;
@@ -48,8 +48,8 @@ async fn a_tunnel_leads_to_an_allowed_name() {
 async fn a_hello_that_was_sent_early_is_not_lost() {
     let world = world(&["repo.test:PORT"]).await;
     let to = format!("repo.test:{}", world.upstream.port());
-    world.come_from(ENFORCED, world.gateway.ip(), world.gateway.port(), 6);
-    let mut stream = TcpStream::connect(world.gateway).await.unwrap();
+    world.come_from(ENFORCED, world.proxy.ip(), world.proxy.port(), 6);
+    let mut stream = TcpStream::connect(world.proxy).await.unwrap();
     let hello = hello("repo.test");
     let head = format!("CONNECT {to} HTTP/1.0\r\n\r\n");
     stream
@@ -141,8 +141,8 @@ async fn in_audit_tunnels_and_requests_pass_to_where_they_name() {
             "connect_without_tls",
         ),
     ] {
-        world.come_from(AUDITED, world.gateway.ip(), world.gateway.port(), 6);
-        let mut stream = TcpStream::connect(world.gateway).await.unwrap();
+        world.come_from(AUDITED, world.proxy.ip(), world.proxy.port(), 6);
+        let mut stream = TcpStream::connect(world.proxy).await.unwrap();
         let head = format!("CONNECT {to}:{port} HTTP/1.1\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         assert_eq!(one(&mut stream).await, ESTABLISHED);
@@ -159,10 +159,9 @@ async fn in_audit_tunnels_and_requests_pass_to_where_they_name() {
     }
 
     let mut site = Site::new(&[]).await;
-    let (gateway, port) = (site.world.gateway, site.world.upstream.port());
-    site.world
-        .come_from(AUDITED, gateway.ip(), gateway.port(), 6);
-    let mut stream = TcpStream::connect(gateway).await.unwrap();
+    let (proxy, port) = (site.world.proxy, site.world.upstream.port());
+    site.world.come_from(AUDITED, proxy.ip(), proxy.port(), 6);
+    let mut stream = TcpStream::connect(proxy).await.unwrap();
     let head = format!(
         "GET http://repo.test:{port}/a HTTP/1.1\r\nHost: repo.test:{port}\r\nConnection: close\r\n\r\n"
     );
@@ -195,10 +194,9 @@ async fn plain_requests_by_absolute_uri() {
     let mut site = Site::new(&[r#"{"hosts": ["repo.test"], "paths": ["/v1/*"]}"#]).await;
     let port = site.world.upstream.port();
     for (path, status) in [("/v1/a", "200 OK"), ("/v2", "403 Forbidden")] {
-        let gateway = site.world.gateway;
-        site.world
-            .come_from(ENFORCED, gateway.ip(), gateway.port(), 6);
-        let mut stream = TcpStream::connect(gateway).await.unwrap();
+        let proxy = site.world.proxy;
+        site.world.come_from(ENFORCED, proxy.ip(), proxy.port(), 6);
+        let mut stream = TcpStream::connect(proxy).await.unwrap();
         let head = format!(
             "GET http://repo.test:{port}{path} HTTP/1.1\r\nHost: repo.test:{port}\r\nConnection: close\r\nProxy-Connection: x\r\n\r\n"
         );
@@ -219,4 +217,24 @@ async fn plain_requests_by_absolute_uri() {
     let seen = site.requests();
     assert_eq!(seen.len(), 1);
     assert!(seen[0].starts_with("GET /v1/a HTTP/1.1\r\n"), "{seen:?}");
+}
+
+#[tokio::test]
+async fn where_connections_are_taken_to_is_no_proxy() {
+    let mut world = world(&["repo.test:PORT"]).await;
+    let to = format!("repo.test:{}", world.upstream.port());
+    for head in [
+        format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n"),
+        format!("GET http://{to}/ HTTP/1.1\r\nHost: {to}\r\n\r\n"),
+    ] {
+        world.come_from(ENFORCED, world.gateway.ip(), world.gateway.port(), 6);
+        let mut stream = TcpStream::connect(world.gateway).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let answer = one(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+        assert!(answer.contains("gateway_address"), "{answer}");
+        let open = opened(world.record().await);
+        assert_eq!(open.attempt.reason.as_deref(), Some("gateway_address"));
+        world.record().await;
+    }
 }

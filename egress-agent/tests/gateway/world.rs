@@ -53,6 +53,7 @@ impl Identify for Made {
 pub(crate) struct World {
     pub(crate) origin: Made,
     pub(crate) gateway: SocketAddr,
+    pub(crate) proxy: SocketAddr,
     pub(crate) dns: SocketAddr,
     pub(crate) upstream: SocketAddr,
     pub(crate) asked: Arc<Mutex<Vec<String>>>,
@@ -176,6 +177,7 @@ impl World {
         // On ::1 alone: 127.0.0.1 would then be the gateway's own, and upstreams are there.
         let any: SocketAddr = "[::1]:0".parse().unwrap();
         let mut configure = Configure::new(vec![any], vec![any]);
+        configure.proxy = vec![any];
         configure.resolvers = vec![NameServer::udp(name_server(asked.clone()).await)];
         configure.hosts_file = hosts.clone();
         configure.workers = Some(2);
@@ -192,12 +194,16 @@ impl World {
                 drop(sender.send(message));
             }
         });
-        let FromGateway::Ready { listen, dns, .. } = messages.recv().await.unwrap() else {
+        let FromGateway::Ready {
+            listen, proxy, dns, ..
+        } = messages.recv().await.unwrap()
+        else {
             panic!("not ready")
         };
         let mut world = Self {
             origin,
             gateway: listen[0],
+            proxy: proxy[0],
             dns: dns[0],
             upstream: echo().await,
             asked,

@@ -100,6 +100,7 @@ pub(crate) fn gateway() -> Gateway {
         v6: address(GATEWAY6),
         port: PROXY,
         dns_port: RESOLVER,
+        proxy_port: 15002,
         reserved: 0,
     }
 }

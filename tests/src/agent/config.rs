@@ -97,6 +97,7 @@ impl Config {
              \x20 address6: \"fd65:6772:6573::1\"\n\
              \x20 port: 15001\n\
              \x20 dnsPort: 15053\n\
+             \x20 proxyPort: 15002\n\
              \x20 user: 62951\n\
              \x20 resolvers: [{}]\n\
              \x20 permittedAnswers: []\n\

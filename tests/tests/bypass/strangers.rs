@@ -21,6 +21,7 @@ fn the_gateway_is_no_relay_for_a_host_of_the_lan() -> Result<()> {
     for gateway in [
         "169.254.64.1:15001",
         "[fd65:6772:6573::1]:15001",
+        "169.254.64.1:15002",
         "169.254.64.1:15053",
     ] {
         let gateway: SocketAddr = gateway.parse()?;

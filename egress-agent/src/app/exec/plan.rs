@@ -125,6 +125,7 @@ pub(super) fn gateway(
         v6: has_ipv6().then(|| slot.gateway6().into()),
         port: defaults.port,
         dns_port: defaults.dns_port,
+        proxy_port: defaults.proxy_port,
         user: defaults.user,
         resolvers,
         resolver_roots: None,

@@ -32,6 +32,8 @@ pub struct GatewayPlan {
     pub port: u16,
     /// UDP and TCP.
     pub dns_port: u16,
+    /// TCP, for those who are set up for a proxy.
+    pub proxy_port: u16,
     /// The user and group that it runs as.
     pub user: u32,
     /// Where it looks names up.
@@ -67,6 +69,7 @@ impl GatewayPlan {
 
     fn configure(&self) -> Configure {
         let mut configure = Configure::new(self.at(self.port), self.at(self.dns_port));
+        configure.proxy = self.at(self.proxy_port);
         configure.resolvers = self.resolvers.clone();
         configure.resolver_roots = self.resolver_roots.clone();
         configure.cache = self.cache.clone();
@@ -85,6 +88,7 @@ impl GatewayPlan {
             v6: self.v6.unwrap_or(IpAddr::from([0; 16])).into(),
             port: self.port,
             dns_port: self.dns_port,
+            proxy_port: self.proxy_port,
             reserved: 0,
         }
     }

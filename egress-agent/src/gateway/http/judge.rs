@@ -71,6 +71,9 @@ pub(super) fn judge(link: &Link, head: Result<Head, Bad>) -> Step {
     let Some(endpoint) = link.endpoint() else {
         return Step::Stop(Stop::Refuse(Reason::UnknownEndpoint));
     };
+    if link.is_astray() {
+        return Step::Stop(Stop::Refuse(Reason::GatewayAddress));
+    }
     let refused = link.worker.resolver.refused();
     let head = match head {
         Ok(head) => head,
@@ -106,6 +109,9 @@ pub(super) fn judge_connect(link: &Link, connect: Result<Connect, Bad>) -> Stop 
     let Some(endpoint) = link.endpoint() else {
         return Stop::Refuse(Reason::UnknownEndpoint);
     };
+    if link.is_astray() {
+        return Stop::Refuse(Reason::GatewayAddress);
+    }
     let refused = link.worker.resolver.refused();
     let Connect { host, port } = match connect {
         Ok(connect) => connect,

@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    net::SocketAddr,
     rc::Rc,
     time::Instant,
 };
@@ -94,7 +95,14 @@ impl Link {
     /// Whether the gateway itself was dialled, as a proxy is: it is left to the gateway where a
     /// request goes.
     pub(super) fn is_proxy(&self) -> bool {
-        self.worker.resolver.refused().is_own(self.ask.destination)
+        let to = SocketAddr::new(self.ask.destination, self.ask.port);
+        self.shared().proxy.contains(&to)
+    }
+
+    /// Whether the gateway itself was dialled, where it is no proxy.
+    pub(super) fn is_astray(&self) -> bool {
+        let is_own = self.worker.resolver.refused().is_own(self.ask.destination);
+        is_own && !self.is_proxy()
     }
 
     pub(super) fn is_open(&self) -> bool {
