@@ -249,12 +249,20 @@ impl<'world> Agent<'world> {
         })
     }
 
+    /// SIGTERM.
+    ///
+    /// # Errors
+    /// Where it is not running.
+    pub fn tell_to_end(&self) -> Result<()> {
+        self.signal(libc::SIGTERM)
+    }
+
     /// SIGTERM, and waits for the end; what it pinned goes on enforcing.
     ///
     /// # Errors
     /// Where it does not end, or is not running.
     pub fn stop(&mut self) -> Result<ExitStatus> {
-        self.signal(libc::SIGTERM)?;
+        self.tell_to_end()?;
         let mut child = self.child.take().context("the agent is not running")?;
         let status = process::wait(&mut child, LEAVE);
         if status.is_err() {

@@ -1,6 +1,10 @@
 //! A world with one pod, a capture, and the agent when asked for: what most tests start from.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    process::Child,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -9,7 +13,7 @@ use crate::{
     agent::{self, Agent, Config},
     capture::{Capture, Packet},
     pod::Pod,
-    process::Finished,
+    process::{self, Finished},
     records::Record,
     world::World,
 };
@@ -61,6 +65,26 @@ impl Scene {
     /// As [`Agent::start`].
     pub fn enforce(&self, config: &Config) -> Result<Agent<'_>> {
         Agent::start(&self.world, config, &[&self.pod])
+    }
+
+    /// A download in the pod that is stopped with SIGSTOP half-way, with more to come than there is
+    /// room for on the way; the agent has told of its connection.
+    ///
+    /// # Errors
+    /// Where it does not begin.
+    pub fn half_way(&self, agent: &Agent<'_>) -> Result<Child> {
+        let large = self.world.internet.files().join("large");
+        fs::write(large, vec![7; 32 << 20])?;
+        let authority = self.world.internet.authority().display().to_string();
+        let mut long = self.pod.command("curl")?;
+        long.args(["-sS", "--max-time", "60", "-o", "/dev/null"]);
+        long.args(["--cacert", &authority, "https://allowed.test/large"]);
+        let long = long.spawn().context("could not start curl")?;
+        agent.records.wait_for("its connection", |record| {
+            record.kind() == "connection.open"
+        })?;
+        process::signal(&long, libc::SIGSTOP)?;
+        Ok(long)
     }
 
     /// What has arrived for an address by now, from anybody.

@@ -107,27 +107,11 @@ fn to_other_programs() -> Result<()> {
     goes_unnoticed(|agent| agent.take_over(&[("RUST_LOG", "debug")]))
 }
 
-/// A download that is stopped half-way, with more to come than there is room for on the way.
-fn half_way(scene: &Scene, agent: &Agent<'_>) -> Result<Child> {
-    let large = scene.world.internet.files().join("large");
-    fs::write(large, vec![7; 32 << 20])?;
-    let authority = scene.world.internet.authority().display().to_string();
-    let mut long = scene.pod.command("curl")?;
-    long.args(["-sS", "--max-time", "60", "-o", "/dev/null"]);
-    long.args(["--cacert", &authority, "https://allowed.test/large"]);
-    let long = long.spawn().context("could not start curl")?;
-    agent.records.wait_for("its connection", |record| {
-        record.kind() == "connection.open"
-    })?;
-    process::signal(&long, libc::SIGSTOP)?;
-    Ok(long)
-}
-
 #[test]
 fn what_is_connected_goes_on_until_it_ends() -> Result<()> {
     let scene = Scene::new()?;
     let mut agent = scene.enforce(&Config::default())?;
-    let mut long = half_way(&scene, &agent)?;
+    let mut long = scene.half_way(&agent)?;
     agent.take_over(&[])?;
     scene.curl(&["https://allowed.test/"])?.ok()?;
     process::signal(&long, libc::SIGCONT)?;
@@ -148,7 +132,7 @@ fn what_is_connected_goes_on_until_its_time_is_over() -> Result<()> {
     let mut agent = scene.enforce(&Config::default())?;
     let usual = fs::read_to_string(agent.config())?;
     agent.reload_config(&format!("{usual}handOver: {{ drainSeconds: 1 }}\n"))?;
-    let mut long = half_way(&scene, &agent)?;
+    let mut long = scene.half_way(&agent)?;
     agent.take_over(&[])?;
     agent.expect_left()?;
     long.kill()?;
@@ -160,7 +144,7 @@ fn what_is_connected_goes_on_until_its_time_is_over() -> Result<()> {
 fn what_is_connected_goes_on_until_the_old_agent_is_told_to_end() -> Result<()> {
     let scene = Scene::new()?;
     let mut agent = scene.enforce(&Config::default())?;
-    let mut long = half_way(&scene, &agent)?;
+    let mut long = scene.half_way(&agent)?;
     agent.take_over(&[])?;
     agent.end_those_before()?;
     agent.expect_left()?;

@@ -3,6 +3,7 @@
 use std::{
     fs,
     sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
 use anyhow::{Result, ensure};
@@ -38,6 +39,54 @@ fn stopped_it_goes_on_enforcing() -> Result<()> {
     scene.capture.clear();
     scene.pod.attack(&DATAGRAM)?;
     scene.expect_nothing(nowhere4(7))
+}
+
+/// Changes how long what is connected may go on.
+fn drain_for(agent: &Agent<'_>, seconds: u8) -> Result<()> {
+    let usual = fs::read_to_string(agent.config())?;
+    let other = usual.replace("drainSeconds: 1\n", &format!("drainSeconds: {seconds}\n"));
+    agent.reload_config(&other)
+}
+
+#[test]
+fn told_to_end_it_lets_what_is_connected_go_on_and_takes_nothing_more() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut agent = scene.enforce(&Config::default())?;
+    drain_for(&agent, 30)?;
+    let mut long = scene.half_way(&agent)?;
+    agent.tell_to_end()?;
+    agent.wait_for_log("ending: what is connected goes on")?;
+    process::eventually("no more connections", || {
+        let refused = scene.curl(&["https://allowed.test/"])?;
+        Ok((!refused.status.success()).then_some(()))
+    })?;
+    process::signal(&long, libc::SIGCONT)?;
+    let status = process::wait(&mut long, Duration::from_secs(30))?;
+    ensure!(status.success(), "{status}");
+    agent.expect_end()?;
+    let closed = agent.records.matching(|r| r.kind() == "connection.close")?;
+    let whole = |record: &Record| record.number("/bytes_received") > 32 << 20;
+    ensure!(closed.iter().any(whole), "{closed:#?}");
+    Ok(())
+}
+
+#[test]
+fn told_to_end_it_ends_in_time_or_when_it_is_told_again() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut agent = scene.enforce(&Config::default())?;
+    let mut long = scene.half_way(&agent)?;
+    agent.stop()?;
+    agent.launch()?;
+    drain_for(&agent, 60)?;
+    long.kill()?;
+    long.wait()?;
+    let mut long = scene.half_way(&agent)?;
+    agent.tell_to_end()?;
+    agent.wait_for_log("goes on for up to 60s")?;
+    agent.stop()?;
+    long.kill()?;
+    long.wait()?;
+    Ok(())
 }
 
 #[test]

@@ -28,7 +28,8 @@ use tokio::signal::unix::{SignalKind, signal};
 /// How often windows are closed, and all that is attached and written is looked at.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Runs until SIGTERM or SIGINT. The pins stay, and go on enforcing.
+/// Runs until SIGTERM or SIGINT, and then for as long as what is connected may go on. The pins stay,
+/// and go on enforcing.
 pub async fn run(path: &Path, take_over: bool) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!(
@@ -152,10 +153,17 @@ async fn run_locked(
             _ = interrupt.recv() => break,
         }
     }
-    running.finish().await?;
     if let Some(door) = door {
         door.close();
     }
+    let told_again = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    running.drain(&mut tick, told_again).await?;
+    running.finish().await?;
     let links = running.instance.enforcer().links();
     let stopped = posture::node("stopped", &running.instance.plan(), false, links);
     running.sink.write(&stopped);
@@ -355,6 +363,34 @@ impl Running {
     fn write_names(&self) {
         if let Err(error) = names::write(&self.config.instance, &self.instance.plan()) {
             tracing::warn!("the endpoints' names cannot be written for `status`: {error}");
+        }
+    }
+
+    /// Takes nothing more, and lets what is connected go on for its time, or until somebody wants the
+    /// end at once. All is watched as before.
+    async fn drain(
+        &mut self,
+        tick: &mut tokio::time::Interval,
+        told_again: impl Future<Output = ()>,
+    ) -> anyhow::Result<()> {
+        let time = Duration::from_secs(self.config.gateway.drain_seconds);
+        if time.is_zero() {
+            return Ok(());
+        }
+        self.instance.drain().await?;
+        eprintln!("ending: what is connected goes on for up to {time:?}, or until a second signal");
+        let over = tokio::time::sleep(time);
+        tokio::pin!(over, told_again);
+        loop {
+            tokio::select! {
+                record = self.instance.next() => match record {
+                    Some(record) => self.sink.write(&record),
+                    None => return Ok(()),
+                },
+                _ = tick.tick() => self.tick().await?,
+                () = &mut over => return Ok(()),
+                () = &mut told_again => return Ok(()),
+            }
         }
     }
 

@@ -53,6 +53,8 @@ pub struct GatewayConfig {
     pub silence_seconds: u64,
     /// Networks that no name may lead to, even if `permitted_answers` has them.
     pub refused_answers: Vec<IpNet>,
+    /// How long what is connected may go on once the agent is told to end.
+    pub drain_seconds: u64,
     /// Bounds on connections.
     pub limits: LimitsConfig,
     /// Authorities that it trusts where it starts TLS, a PEM file relative to this one; the node's
@@ -116,6 +118,11 @@ impl GatewayConfig {
         }
         self.check_resolution()?;
         self.limits.check()?;
+        if self.drain_seconds > SECONDS_MAX {
+            return Err(format!(
+                "gateway.drainSeconds must be {SECONDS_MAX} or less; 25 is the default"
+            ));
+        }
         Ok(())
     }
 
@@ -207,6 +214,8 @@ impl Default for GatewayConfig {
             hello_seconds: 10,
             silence_seconds: 3,
             refused_answers: Vec::new(),
+            // Within the 30 s that Kubernetes gives a pod.
+            drain_seconds: 25,
             limits: LimitsConfig::default(),
             roots: None,
         }

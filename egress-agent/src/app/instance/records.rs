@@ -19,7 +19,7 @@ use crate::{
 const LAST_EVENTS: Duration = Duration::from_millis(100);
 
 impl Instance {
-    /// Waits for the next record. `None` when the gateway has gone.
+    /// Waits for the next record. `None` when the gateway has gone, or is drained.
     pub async fn next(&mut self) -> Option<Record> {
         loop {
             if let Some(record) = self.waiting.pop_front() {
@@ -31,8 +31,11 @@ impl Instance {
                     self.waiting.extend(records);
                 }
                 message = self.from_gateway.recv() => {
-                    if let FromGateway::Record(record) = message? {
-                        return Some(enriched(*record));
+                    if let Some(record) = self.record_of(message?) {
+                        return Some(record);
+                    }
+                    if self.is_drained {
+                        return None;
                     }
                 }
             }
