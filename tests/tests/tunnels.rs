@@ -235,6 +235,41 @@ fn ten_thousand_idle_tunnels_and_a_thousand_busy_ones() -> Result<()> {
     })
 }
 
+/// Bytes of its own memory that a process has resident (proc_pid_status(5)).
+fn resident(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
+    let kilobytes = line
+        .context("it has RssAnon")?
+        .trim()
+        .trim_end_matches(" kB");
+    Ok(kilobytes.parse::<u64>()? << 10)
+}
+
+#[test]
+fn many_connections_leave_nothing_behind() -> Result<()> {
+    const ROUND: usize = 1_500;
+    let tunnels = Tunnels::new()?;
+    let agent = tunnels.enforce("connectionsPerSecond: 0")?;
+    let gateway = gateway(&agent)?;
+    let mut client = tunnels.client()?;
+    let mut after = Vec::new();
+    for round in 1..=6 {
+        let opened = client.tell(&format!("open {ROUND} 30"))?;
+        ensure!(opened == ROUND, "{opened} of {ROUND} opened");
+        client.tell("close")?;
+        ended(&agent, round * ROUND)?;
+        after.push((resident(gateway)?, descriptors(gateway)?));
+    }
+    // What the first rounds have grown to is used again.
+    let (second, last) = (after[1], after[5]);
+    ensure!(last.0 < second.0 + (1 << 20), "memory grows: {after:?}");
+    ensure!(last.1 <= second.1 + 4, "descriptors grow: {after:?}");
+    Ok(())
+}
+
 #[test]
 fn without_descriptors_it_waits_and_recovers() -> Result<()> {
     let tunnels = Tunnels::new()?;

@@ -16,4 +16,5 @@ mod origination;
 mod proxy;
 mod server;
 mod smuggling;
+mod upstreams;
 mod world;

@@ -146,6 +146,7 @@ impl World {
             v6: IpAddr::from(v6).into(),
             port: self.proxy,
             dns_port: self.resolver,
+            proxy_port: 15_002,
             reserved: 0,
         }
     }
