@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::telemetry::record::Splice;
-use direction::{Failed, pump};
+use direction::{Ends, pump};
 
 mod direction;
 pub(crate) mod pipe;
@@ -76,32 +76,24 @@ pub async fn copy_both(
     let moved = Cell::new(Instant::now());
     let (down_read, down_write) = downstream.split();
     let (up_read, up_write) = upstream.split();
-    let send = pump(down_read, up_write, &relayed.bytes.sent, relayed, &moved);
-    let receive = pump(
-        up_read,
-        down_write,
-        &relayed.bytes.received,
-        relayed,
-        &moved,
-    );
-    let both = async {
-        tokio::try_join!(
-            async {
-                send.await.map_err(|failed| match failed {
-                    Failed::Reading => End::Downstream,
-                    Failed::Writing => End::Upstream,
-                })
-            },
-            async {
-                receive.await.map_err(|failed| match failed {
-                    Failed::Reading => End::Upstream,
-                    Failed::Writing => End::Downstream,
-                })
-            },
-        )
+    let sending = Ends {
+        reading: End::Downstream,
+        writing: End::Upstream,
     };
+    let receiving = Ends {
+        reading: End::Upstream,
+        writing: End::Downstream,
+    };
+    let Bytes { sent, received } = &relayed.bytes;
+    // Each future once and nowhere else: whatever holds one before it is polled is room in every
+    // tunnel.
     tokio::select! {
-        result = both => result.map_or_else(|end| end, |_| End::Eof),
+        result = async {
+            tokio::try_join!(
+                pump(down_read, up_write, sent, relayed, &moved, sending),
+                pump(up_read, down_write, received, relayed, &moved, receiving),
+            )
+        } => result.map_or_else(|end| end, |_| End::Eof),
         () = idle_for(&moved, idle) => End::Idle,
     }
 }

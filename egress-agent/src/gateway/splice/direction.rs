@@ -2,12 +2,15 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::poll_fn,
     io,
+    pin::Pin,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use tokio::{
-    io::{AsyncWriteExt, Interest},
+    io::{AsyncRead, AsyncWriteExt, Interest, ReadBuf},
     net::{
         TcpStream,
         tcp::{ReadHalf, WriteHalf},
@@ -16,12 +19,13 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Relayed, Splice, pipe::Pipe};
+use super::{End, Relayed, Splice, pipe::Pipe};
 
 /// Bytes in one direction after which it is spliced.
 const BULK_AFTER: u64 = 128 << 10;
-/// A direction that pauses this long is no bulk any more.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Bytes that are moved at once by a direction that is bulk; one that moves fewer is copied, since
+/// two calls of `splice(2)` cost more than a read and a write of so few.
+const SMALL: usize = 16 << 10;
 /// One read of a copy; one buffer per worker.
 const COPY: usize = 64 << 10;
 /// One read while much is stuck.
@@ -32,10 +36,11 @@ const STALL: Duration = Duration::from_secs(1);
 /// short.
 const STUCK_MAX: usize = 32 << 20;
 
-/// Which end of a direction failed.
-pub(super) enum Failed {
-    Reading,
-    Writing,
+/// What a direction's failures mean.
+#[derive(Clone, Copy)]
+pub(super) struct Ends {
+    pub(super) reading: End,
+    pub(super) writing: End,
 }
 
 /// Copies, and splices while it is bulk, until its end; then passes that on.
@@ -45,39 +50,44 @@ pub(super) async fn pump(
     bytes: &Cell<u64>,
     relayed: &Relayed,
     moved: &Cell<Instant>,
-) -> Result<(), Failed> {
+    ends: Ends,
+) -> Result<(), End> {
     let mut direction = Direction {
-        from: from.as_ref(),
+        from,
         bytes,
         relayed,
         moved,
         bulk: 0,
-        last: Instant::now(),
+        ends,
     };
     loop {
-        from.readable().await.map_err(|_gone| Failed::Reading)?;
-        let ended = match direction.pipe() {
-            Some(pipe) => direction.splice(&mut to, pipe).await?,
-            None => direction.copy(&mut to).await?,
+        let ended = match direction.is_bulk() {
+            true => {
+                let readable = direction.from.as_ref().readable().await;
+                readable.map_err(|_gone| ends.reading)?;
+                match direction.pipe() {
+                    Some(pipe) => direction.splice(&mut to, pipe).await?,
+                    None => direction.copy(&mut to).await?,
+                }
+            }
+            false => direction.copy(&mut to).await?,
         };
         if ended {
-            return to.shutdown().await.map_err(|_closed| Failed::Writing);
+            return to.shutdown().await.map_err(|_closed| ends.writing);
         }
-        // Both sockets may be ready for ever: the worker's others get their turn.
         task::consume_budget().await;
     }
 }
 
 struct Direction<'a> {
-    from: &'a TcpStream,
+    from: ReadHalf<'a>,
     bytes: &'a Cell<u64>,
     relayed: &'a Relayed,
     /// When something last moved, either way.
     moved: &'a Cell<Instant>,
-    /// Bytes since the direction last paused.
+    /// Bytes since fewer than [`SMALL`] were moved at once.
     bulk: u64,
-    /// When it last moved something.
-    last: Instant,
+    ends: Ends,
 }
 
 thread_local! {
@@ -87,22 +97,19 @@ thread_local! {
 
 impl Direction<'_> {
     fn account(&mut self, count: usize) {
-        let now = Instant::now();
-        if now - self.last > PAUSE {
-            self.bulk = 0;
-        }
         self.bytes.set(self.bytes.get() + count as u64);
         self.bulk += count as u64;
-        self.last = now;
-        self.moved.set(now);
+        self.moved.set(Instant::now());
     }
 
-    /// A pipe, where the direction is bulk and one is to be had.
-    fn pipe(&self) -> Option<Pipe> {
+    /// Whether it is to be spliced.
+    fn is_bulk(&self) -> bool {
         let is_refused = self.relayed.splice.get() == Some(Splice::Refused);
-        if self.bulk < BULK_AFTER || is_refused || STUCK.get() >= STUCK_MAX {
-            return None;
-        }
+        self.bulk >= BULK_AFTER && !is_refused && STUCK.get() < STUCK_MAX
+    }
+
+    /// A pipe, where one is to be had.
+    fn pipe(&self) -> Option<Pipe> {
         let pipe = Pipe::take();
         self.relayed.note(match pipe {
             Some(_) => Splice::Used,
@@ -113,92 +120,107 @@ impl Direction<'_> {
 
     /// One read and its write; whether the direction has ended. Only what the socket did not take at
     /// once is kept beyond the worker's buffer.
-    async fn copy(&mut self, to: &mut WriteHalf<'_>) -> Result<bool, Failed> {
+    async fn copy(&mut self, to: &mut WriteHalf<'_>) -> Result<bool, End> {
+        let step = poll_fn(|context| self.poll_copy(to.as_ref(), context)).await?;
+        let Step::Wrote(wrote, rest) = step else {
+            return Ok(true);
+        };
+        if wrote + rest.len() < SMALL {
+            self.bulk = 0;
+        }
+        self.account(wrote);
+        self.write(to, rest).await?;
+        Ok(false)
+    }
+
+    /// A read of tokio's own, which knows of one that does not fill the buffer that there is no more.
+    fn poll_copy(&mut self, to: &TcpStream, context: &mut Context<'_>) -> Poll<Result<Step, End>> {
         let most = match STUCK.get() {
             ..STUCK_MAX => COPY,
             _ => COPY_STUCK,
         };
-        let step = BUFFER.with_borrow_mut(|buffer| {
-            let read = match self.from.try_read(&mut buffer[..most]) {
-                Ok(read) => read,
-                Err(error) if is_again(&error) => return Ok(Step::Again),
-                Err(_gone) => return Err(Failed::Reading),
-            };
-            let data = &buffer[..read];
-            match to.try_write(data) {
-                _ if read == 0 => Ok(Step::End),
+        BUFFER.with_borrow_mut(|buffer| {
+            let mut buffer = ReadBuf::new(&mut buffer[..most]);
+            let read = Pin::new(&mut self.from).poll_read(context, &mut buffer);
+            if ready!(read).is_err() {
+                return Poll::Ready(Err(self.ends.reading));
+            }
+            let data = buffer.filled();
+            if data.is_empty() {
+                return Poll::Ready(Ok(Step::End));
+            }
+            Poll::Ready(match to.try_write(data) {
                 Ok(wrote) => Ok(Step::Wrote(wrote, data[wrote..].to_vec())),
                 Err(error) if is_again(&error) => Ok(Step::Wrote(0, data.to_vec())),
-                Err(_gone) => Err(Failed::Writing),
-            }
-        })?;
-        match step {
-            Step::End => return Ok(true),
-            Step::Again => {}
-            Step::Wrote(wrote, rest) => {
-                self.account(wrote);
-                self.write(to, rest).await?;
-            }
-        }
-        Ok(false)
+                Err(_gone) => Err(self.ends.writing),
+            })
+        })
     }
 
     /// What is left of a read, counted piece by piece.
-    async fn write(&mut self, to: &mut WriteHalf<'_>, rest: Vec<u8>) -> Result<(), Failed> {
+    async fn write(&mut self, to: &mut WriteHalf<'_>, rest: Vec<u8>) -> Result<(), End> {
         if rest.is_empty() {
             return Ok(());
         }
         let _stuck = Stuck::new(rest.len());
         let mut rest = &rest[..];
         while !rest.is_empty() {
-            let wrote = to.write(rest).await.map_err(|_gone| Failed::Writing)?;
+            let wrote = to.write(rest).await.map_err(|_gone| self.ends.writing)?;
             self.account(wrote);
             rest = &rest[wrote..];
         }
         Ok(())
     }
 
-    /// One read through the pipe and its writes; whether the direction has ended.
-    async fn splice(&mut self, to: &mut WriteHalf<'_>, mut pipe: Pipe) -> Result<bool, Failed> {
-        let filled = self
-            .from
-            .try_io(Interest::READABLE, || pipe.fill(self.from));
-        match filled {
-            Ok(0) => return Ok(true),
-            Ok(_) => {}
-            Err(error) if is_again(&error) => return Ok(false),
-            Err(error) if is_refused(&error) => {
-                self.relayed.note(Splice::Refused);
+    /// Through the pipe until there is no more to read, or only little; whether the direction has
+    /// ended.
+    async fn splice(&mut self, to: &mut WriteHalf<'_>, mut pipe: Pipe) -> Result<bool, End> {
+        loop {
+            // The pipe is empty here, so "again" can only mean that nothing is there to read.
+            let from = self.from.as_ref();
+            let filled = match from.try_io(Interest::READABLE, || pipe.fill(from)) {
+                Ok(0) => return Ok(true),
+                Ok(filled) => filled,
+                Err(error) if is_again(&error) => return Ok(false),
+                Err(error) if is_refused(&error) => {
+                    self.relayed.note(Splice::Refused);
+                    return Ok(false);
+                }
+                Err(_gone) => return Err(self.ends.reading),
+            };
+            match self.drain(to.as_ref(), &mut pipe).await? {
+                Drained::All => {}
+                Drained::Stalled => {
+                    let rest = pipe.empty().map_err(|_gone| self.ends.reading)?;
+                    // Others may have it meanwhile.
+                    drop(pipe);
+                    self.write(to, rest).await?;
+                    return Ok(false);
+                }
+            }
+            if filled < SMALL {
+                self.bulk = 0;
                 return Ok(false);
             }
-            Err(_gone) => return Err(Failed::Reading),
+            // Both sockets may be ready for ever: the worker's others get their turn.
+            task::consume_budget().await;
         }
-        match self.drain(to.as_ref(), &mut pipe).await? {
-            Drained::All => {}
-            Drained::Stalled => {
-                let rest = pipe.empty().map_err(|_gone| Failed::Reading)?;
-                // Others may have it meanwhile.
-                drop(pipe);
-                self.write(to, rest).await?;
-            }
-        }
-        Ok(false)
     }
 
-    async fn drain(&mut self, to: &TcpStream, pipe: &mut Pipe) -> Result<Drained, Failed> {
+    async fn drain(&mut self, to: &TcpStream, pipe: &mut Pipe) -> Result<Drained, End> {
         while pipe.held() > 0 {
             // It is tried before it is waited for: mostly there is room.
             match to.try_io(Interest::WRITABLE, || pipe.drain(to)) {
                 Ok(wrote) => self.account(wrote),
                 Err(error) if is_again(&error) => match timeout(STALL, to.writable()).await {
-                    Ok(writable) => writable.map_err(|_gone| Failed::Writing)?,
+                    Ok(writable) => writable.map_err(|_gone| self.ends.writing)?,
                     Err(_elapsed) => return Ok(Drained::Stalled),
                 },
                 Err(error) if is_refused(&error) => {
                     self.relayed.note(Splice::Refused);
                     return Ok(Drained::Stalled);
                 }
-                Err(_gone) => return Err(Failed::Writing),
+                Err(_gone) => return Err(self.ends.writing),
             }
         }
         Ok(Drained::All)
@@ -213,7 +235,6 @@ enum Drained {
 
 enum Step {
     End,
-    Again,
     /// Written, and left over.
     Wrote(usize, Vec<u8>),
 }
