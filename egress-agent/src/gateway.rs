@@ -18,6 +18,7 @@ pub mod protocol;
 pub mod reason;
 pub mod refuse;
 pub mod resolve;
+pub mod seal;
 pub mod serve;
 pub mod silence;
 pub mod spawn;

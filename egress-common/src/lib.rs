@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod attempt;
+pub mod contain;
 pub mod decide;
 pub mod direct;
 pub mod endpoint;
@@ -23,4 +24,4 @@ pub mod verdict;
 
 /// Raised whenever a shared type or the meaning of a map changes; part of the pin path, so that
 /// two versions never share a map.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;

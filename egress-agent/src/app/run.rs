@@ -114,7 +114,8 @@ async fn run_locked(
     };
     let plan = running.instance.plan();
     let links = running.instance.enforcer().links();
-    let ready = posture::node("ready", &plan, adopted, links);
+    let contained = running.instance.contained();
+    let ready = posture::node("ready", &plan, adopted, links, contained);
     running.sink.write(&ready);
     eprintln!("ready: {} endpoints enforced", plan.endpoints.len());
     running.write_names();
@@ -158,7 +159,8 @@ async fn run_locked(
         door.close();
     }
     let links = running.instance.enforcer().links();
-    let stopped = posture::node("stopped", &running.instance.plan(), false, links);
+    let (plan, contained) = (running.instance.plan(), running.instance.contained());
+    let stopped = posture::node("stopped", &plan, false, links, contained);
     running.sink.write(&stopped);
     eprintln!(
         "stopped: the pins go on enforcing, and endpoints stay cut off, until the agent runs again or `egress-agent detach --yes`"
@@ -314,7 +316,8 @@ impl Running {
         match self.reload(path).await {
             Ok(()) => {
                 let links = self.instance.enforcer().links();
-                let record = posture::node("reloaded", &self.instance.plan(), false, links);
+                let (plan, contained) = (self.instance.plan(), self.instance.contained());
+                let record = posture::node("reloaded", &plan, false, links, contained);
                 self.sink.write(&record);
                 eprintln!("reloaded: generation {}", self.generation);
             }
@@ -354,7 +357,11 @@ impl Running {
 
     /// For `status`, which does without where they cannot be written.
     fn write_names(&self) {
-        if let Err(error) = names::write(&self.config.instance, &self.instance.plan()) {
+        if let Err(error) = names::write(
+            &self.config.instance,
+            &self.instance.plan(),
+            self.instance.contained(),
+        ) {
             tracing::warn!("the endpoints' names cannot be written for `status`: {error}");
         }
     }

@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::protocol::{Endpoints, RefusedNetworks};
+use super::{
+    hosts::HostsTable,
+    protocol::{Endpoints, RefusedNetworks},
+};
 use crate::policy::{compile::CompiledPolicy, rule::Mode};
 
 /// One generation. Empty knows nobody.
@@ -12,6 +15,8 @@ pub struct Table {
     pub generation: u64,
     /// What no name may lead to.
     pub refused: RefusedNetworks,
+    /// The operator's own names.
+    pub hosts: Arc<HostsTable>,
     endpoints: HashMap<u32, EndpointState>,
 }
 
@@ -45,6 +50,7 @@ impl Table {
         Self {
             generation: message.generation,
             refused: message.refused.clone(),
+            hosts: message.hosts.clone(),
             endpoints: message.endpoints.iter().map(|e| (e.id, state(e))).collect(),
         }
     }
