@@ -41,6 +41,7 @@ use records::enriched;
 use std::{
     collections::{HashMap, VecDeque},
     fs, io,
+    os::unix::process::ExitStatusExt as _,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -294,6 +295,20 @@ impl Instance {
         }
         self.plan = Arc::new(plan.clone());
         Ok(())
+    }
+
+    /// How a gateway ended that says nothing any more.
+    pub async fn how_the_gateway_ended(&mut self) -> String {
+        /// Its descriptors close a moment before it has ended.
+        const MOMENT: Duration = Duration::from_secs(1);
+        match tokio::time::timeout(MOMENT, self.child.wait()).await {
+            Ok(Ok(status)) if status.signal() == Some(libc::SIGSYS) => {
+                "it tried a system call that no gateway makes: take it for taken over".to_owned()
+            }
+            Ok(Ok(status)) => status.to_string(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_elapsed) => "it does not speak any more".to_owned(),
+        }
     }
 
     /// What the gateway is held by.

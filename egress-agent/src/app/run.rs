@@ -130,7 +130,10 @@ async fn run_locked(
                 Some(record) => running.sink.write(&record),
                 None => {
                     running.finish().await?;
-                    bail!("the gateway ended: endpoints stay cut off until the agent runs again");
+                    let how = running.instance.how_the_gateway_ended().await;
+                    bail!(
+                        "the gateway ended ({how}): endpoints stay cut off until the agent runs again"
+                    );
                 }
             },
             step = follow.next(&plan) => running.step(step).await,
