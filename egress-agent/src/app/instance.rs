@@ -207,10 +207,11 @@ impl Instance {
         let levels = plan.cgroup_levels() | cgroup::levels([own].into_iter());
         enforcer.set_config(gateway.for_maps(), levels)?;
         let state = gateway_state(own, &reach);
+        // Where there is one that serves still, it goes on as it is held.
         if !enforcer.is_endpoint(&state)? {
             enforcer.renew(state.id)?;
+            enforcer.set_endpoint(&state)?;
         }
-        enforcer.set_endpoint(&state)?;
         enforcer.attach_gateway(&gateway_cgroup)?;
         let (inherited, _held) = match predecessor {
             Some(handed) => {
@@ -348,6 +349,8 @@ impl Instance {
     /// What the gateway is about to dial, it may by then.
     fn widen(&mut self, reach: &Reach) -> Result<(), InstanceError> {
         self.enforcer.widen_reach(&reach.state)?;
+        let servers = [(SERVERS, Arc::clone(&reach.servers))];
+        self.enforcer.set_direct(&servers.into())?;
         if reach.wide {
             let state = gateway_state(self.cgroup, reach);
             self.enforcer.set_endpoint(&state)?;
