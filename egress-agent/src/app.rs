@@ -8,6 +8,7 @@ pub mod lock;
 pub mod names;
 pub mod plan;
 pub mod posture;
+mod reach;
 pub mod roots;
 pub mod run;
 mod shared;

@@ -15,6 +15,9 @@ mod gateway;
 
 pub use gateway::GatewayConfig;
 
+/// The name of the gateway as an endpoint, which no other can have.
+pub const GATEWAY_NAME: &str = "egress-agent/gateway";
+
 /// A node's endpoints, and the gateway that they may reach.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -259,9 +262,12 @@ fn alone(endpoints: &[EndpointConfig]) -> Result<(), String> {
                 ));
             }
         }
-        // The pins of the gateway's own programs are called that.
-        if endpoint.name == "gateway" {
-            return Err("no endpoint can be called gateway: give it another name".into());
+        // The pins of the gateway's own programs are called that, and its records.
+        if ["gateway", GATEWAY_NAME].contains(&endpoint.name.as_str()) {
+            return Err(format!(
+                "no endpoint can be called {}: give it another name",
+                endpoint.name
+            ));
         }
     }
     Ok(())

@@ -13,6 +13,7 @@ pub mod inspect;
 pub mod node;
 pub mod own;
 pub mod probe;
+pub mod reach;
 pub mod state;
 mod sys;
 pub mod tamper;
@@ -25,6 +26,7 @@ use crate::enforcer::{
     direct::Sets,
     filters::Placed,
     own::{Closed, Own},
+    reach::ReachState,
     tamper::Held,
     written::Written,
 };
@@ -122,6 +124,8 @@ pub struct Enforcer {
     looked: u32,
     /// The direct entries, by set.
     sets: Sets,
+    /// What the gateway may reach.
+    reach: ReachState,
     /// Dropped, whoever forwards events tells of the last ones and ends.
     forwarding: Option<watch::Sender<()>>,
 }
@@ -158,6 +162,7 @@ impl Enforcer {
             silent: 0,
             looked: 0,
             sets: Sets::default(),
+            reach: ReachState::default(),
             forwarding: None,
         })
     }

@@ -19,6 +19,7 @@ pub mod protocol;
 pub mod reason;
 pub mod refuse;
 pub mod resolve;
+pub mod seal;
 pub mod serve;
 pub mod shed;
 pub mod silence;

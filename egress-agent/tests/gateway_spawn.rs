@@ -110,6 +110,12 @@ async fn it_has_no_privilege_and_is_in_its_cgroup() {
         (field("NoNewPrivs:").as_str(), field("Groups:").as_str()),
         ("1", "")
     );
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let path = thread.unwrap().path().join("status");
+        let status = fs::read_to_string(&path).unwrap();
+        assert!(status.contains("\nSeccomp:\t2\n"), "{path:?}");
+        assert!(status.contains("\nSeccomp_filters:\t2\n"), "{path:?}");
+    }
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let limit = |name: &str| {
         let line = limits

@@ -38,7 +38,7 @@ const OTHER_SECTIONS: [&str; 5] = [".text", ".maps", "maps", "license", ".rodata
 type Shape = (bpf_map_type, u32, u32, u32);
 
 /// The perf event array gets an entry per CPU at load; socket storage has no bound of its own.
-const MAPS: [(&str, Shape); 19] = {
+const MAPS: [(&str, Shape); 21] = {
     use bpf_map_type::{
         BPF_MAP_TYPE_ARRAY as ARRAY, BPF_MAP_TYPE_ARRAY_OF_MAPS as ARRAY_OF_MAPS,
         BPF_MAP_TYPE_HASH as HASH, BPF_MAP_TYPE_LPM_TRIE as LPM_TRIE,
@@ -54,6 +54,8 @@ const MAPS: [(&str, Shape); 19] = {
         ("DIRECT4", (ARRAY_OF_MAPS, 4, 4, 2_048)),
         ("DIRECT6", (ARRAY_OF_MAPS, 4, 4, 2_048)),
         ("NETWORKS", (LPM_TRIE, 20, 1, 4_096)),
+        ("REACH", (LPM_TRIE, 20, 1, 65_536)),
+        ("NAMED", (ARRAY, 4, 8_192, 1)),
         ("REPLIES", (LPM_TRIE, 28, 1, 65_536)),
         ("OWNERS", (HASH, 16, 4, 16_384)),
         ("PORTS", (ARRAY, 4, 4, 131_072)),

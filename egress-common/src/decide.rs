@@ -25,9 +25,9 @@ pub trait Tables {
 }
 
 /// The resolver's port (RFC 1035 section 4.2).
-const DNS: u16 = 53;
+pub(crate) const DNS: u16 = 53;
 /// DNS over TLS and over QUIC (RFC 7858, RFC 9250).
-const ENCRYPTED_DNS: u16 = 853;
+pub(crate) const ENCRYPTED_DNS: u16 = 853;
 /// Where QUIC lives (RFC 9114).
 const HTTPS: u16 = 443;
 
@@ -169,7 +169,7 @@ fn reason_within(attempt: &Attempt, network: DropReason) -> DropReason {
 }
 
 #[inline(always)]
-fn reason_of_protocol_and_port(attempt: &Attempt) -> DropReason {
+pub(crate) fn reason_of_protocol_and_port(attempt: &Attempt) -> DropReason {
     match (attempt.protocol, attempt.destination_port) {
         (TCP | UDP, ENCRYPTED_DNS) => DropReason::EncryptedDns,
         (TCP, _) if !attempt.is_call() && !attempt.opens() => DropReason::NoFlow,

@@ -4,6 +4,8 @@ use crate::address::Address;
 
 /// How many endpoints a node can have; ids run from 1. The kubelet's default is 110 pods a node.
 pub const MAX_ENDPOINTS: u32 = 1024;
+/// The id of the instance's own gateway, which is an endpoint, too.
+pub const GATEWAY_ID: u32 = MAX_ENDPOINTS - 1;
 
 /// [`Endpoint::mode`]: drop what is denied.
 pub const MODE_ENFORCE: u8 = 0;
@@ -17,13 +19,17 @@ pub const PRIVATE_LOOPBACK: u8 = 2;
 /// [`Endpoint::flags`]: what nobody listens to on its own loopback, the gateway relays to the
 /// node's.
 pub const RELAY_LOOPBACK: u8 = 4;
+/// [`Endpoint::flags`]: it is the gateway, and held by [`contain`](crate::contain::contain).
+pub const IS_GATEWAY: u8 = 8;
+/// [`Endpoint::flags`], of the gateway: some endpoint is in Audit, so it may connect to anywhere.
+pub const WIDE: u8 = 16;
 
 /// A local pod, unit or command under enforcement.
 #[repr(C)]
 #[derive(Clone, Copy)]
 #[cfg_attr(any(test, feature = "user"), derive(Debug))]
 pub struct Endpoint {
-    /// 1 to [`MAX_ENDPOINTS`] - 1; 0 marks an empty slot.
+    /// 1 to [`GATEWAY_ID`], which is the gateway's; 0 marks an empty slot.
     pub id: u32,
     /// The set of its direct entries, 1 to [`MAX_SETS`](crate::maps::MAX_SETS) - 1.
     pub direct: u32,
@@ -56,7 +62,7 @@ impl Endpoint {
         namespace: 0,
     };
 
-    /// Whether one of [`HAS_LINK`], [`PRIVATE_LOOPBACK`] or [`RELAY_LOOPBACK`] is set.
+    /// Whether a flag, [`HAS_LINK`] or one like it, is set.
     #[inline(always)]
     pub const fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0

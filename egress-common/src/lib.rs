@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod attempt;
+pub mod contain;
 pub mod decide;
 pub mod direct;
 pub mod endpoint;

@@ -23,6 +23,10 @@ pub const DIRECT4: &str = "DIRECT4";
 pub const DIRECT6: &str = "DIRECT6";
 /// What the node knows of networks, see [`Class`].
 pub const NETWORKS: &str = "NETWORKS";
+/// What the gateway may reach: a reason's number by network, 0 where it may.
+pub const REACH: &str = "REACH";
+/// The ports that some policy names, see [`is_named`].
+pub const NAMED: &str = "NAMED";
 /// Who may open flows to an endpoint beside the node and the cluster.
 pub const REPLIES: &str = "REPLIES";
 /// Endpoint ids by the addresses that are theirs alone.
@@ -49,8 +53,8 @@ pub const EVENTS: &str = "EVENTS";
 
 /// Every map that is pinned. aya-log's own ring is not among them: each agent has its own.
 pub const PINNED: &[&str] = &[
-    CONFIG, ENDPOINTS, CGROUPS, LINKS, ADDRESSES, DIRECT4, DIRECT6, NETWORKS, REPLIES, OWNERS,
-    PORTS, FLOWS, OPENING, ORIGINS, SOCKETS, ACCEPTED, COUNTERS, REPORTS, EVENTS,
+    CONFIG, ENDPOINTS, CGROUPS, LINKS, ADDRESSES, DIRECT4, DIRECT6, NETWORKS, REACH, NAMED,
+    REPLIES, OWNERS, PORTS, FLOWS, OPENING, ORIGINS, SOCKETS, ACCEPTED, COUNTERS, REPORTS, EVENTS,
 ];
 
 /// Those of [`PINNED`] that hold a map for each endpoint, which is pinned as `<map>-<endpoint id>`.
@@ -67,6 +71,8 @@ pub const MAX_SETS: u32 = MAX_ENDPOINTS * 2;
 pub const TABLE: u32 = 1 << 10 | 1 << 12;
 /// Networks that a node can know.
 pub const MAX_NETWORKS: u32 = 4_096;
+/// Networks that the gateway may or may not reach: those of policies, too.
+pub const MAX_REACH: u32 = 65_536;
 /// Entries of [`REPLIES`] that a node can hold.
 pub const MAX_REPLIES: u32 = 65_536;
 /// Established flows of one endpoint. What is beyond stays in [`OPENING`].
@@ -92,6 +98,15 @@ pub const fn counter(endpoint: u32, reason: u8) -> u32 {
 pub const fn port(port: u16, protocol: u8) -> u32 {
     port as u32 | ((protocol == UDP) as u32) << 16
 }
+/// Every port, a bit each: the value of [`NAMED`].
+pub type NamedPorts = [u64; 1024];
+
+/// Whether a port's bit is set.
+#[inline(always)]
+pub const fn is_named(ports: &NamedPorts, port: u16) -> bool {
+    ports[(port >> 6) as usize] & (1 << (port & 63)) != 0
+}
+
 /// Slots of [`PORTS`].
 pub const MAX_PORTS: u32 = 2 << 16;
 

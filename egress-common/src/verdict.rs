@@ -135,6 +135,10 @@ drop_reasons! {
     35 Unroutable "unroutable",
     /// An ICMP error message; without a report where no process sent it, since kernels do by themselves.
     36 IcmpError "icmp_error",
+    /// A network that no name may lead to, private ones and the operator's; of the gateway itself.
+    37 RefusedNetwork "refused_network",
+    /// TCP to a port that no policy names; of the gateway itself.
+    38 PortNotNamed "port_not_named",
 }
 
 impl DropReason {

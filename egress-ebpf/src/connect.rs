@@ -2,13 +2,14 @@
 //! gateway.
 
 use crate::{
+    contain,
     context::{self, Family},
     diagnose, identify, maps, report, tables,
 };
 use aya_ebpf::{EbpfContext, programs::SockAddrContext};
 use egress_common::{
     attempt::{Attempt, TCP, UDP},
-    endpoint::Endpoint,
+    endpoint::{Endpoint, IS_GATEWAY},
     socket::{NOT_REDIRECTED, Socket, TO_PROXY, TO_RESOLVER},
     verdict::{DropReason, Layer, Service, Verdict},
 };
@@ -67,7 +68,10 @@ fn judge<F: Family>(ctx: &SockAddrContext, layer: Layer, protocol: u8) -> bool {
     socket.destination = destination;
     socket.port = port;
     socket.redirected = NOT_REDIRECTED;
-    let outcome = tables::judge(ctx.as_ptr(), &attempt, endpoint, &config.gateway);
+    let outcome = match endpoint.has(IS_GATEWAY) {
+        true => contain::judge(&attempt, endpoint, &config.gateway),
+        false => tables::judge(ctx.as_ptr(), &attempt, endpoint, &config.gateway),
+    };
     match outcome.verdict() {
         Verdict::Allow => true,
         Verdict::Redirect(service) => {

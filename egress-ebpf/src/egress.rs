@@ -2,6 +2,7 @@
 //! makes, whatever call it came from.
 
 use crate::{
+    contain,
     context::Skb,
     decided::{NOTHING, Seen, recall, remember},
     flows, gateway, identify, maps, report,
@@ -12,7 +13,7 @@ use egress_common::{
     address::Address,
     attempt::Attempt,
     decide::Tables,
-    endpoint::{Endpoint, Gateway, HAS_LINK, PRIVATE_LOOPBACK},
+    endpoint::{Endpoint, Gateway, HAS_LINK, IS_GATEWAY, PRIVATE_LOOPBACK},
     event::KIND_DROPPED,
     maps::Class,
     packet::parse_ip,
@@ -58,14 +59,16 @@ pub(crate) fn passes(ctx: &SkBuffContext) -> bool {
     let Some(config) = maps::config() else {
         return false;
     };
+    let is_gateway = endpoint.has(IS_GATEWAY);
     let outcome = match read {
+        READ if is_gateway => contain::judge(&attempt, endpoint, &config.gateway),
         READ => judge(core::ptr::null_mut(), &attempt, endpoint, &config.gateway),
         denied => Outcome::of_number(denied),
     };
     let (verdict, lasts) = (outcome.verdict(), outcome.lasts());
     let to_gateway = verdict == Verdict::Allow && config.gateway.is_at(&attempt.destination);
     let verdict = match &socket {
-        _ if endpoint.has(HAS_LINK) || !to_gateway => verdict,
+        _ if endpoint.has(HAS_LINK) || is_gateway || !to_gateway => verdict,
         // Without a link it is only known here who speaks to the gateway, and that it is the gateway.
         _ if interface != LOOPBACK_INTERFACE => Verdict::Deny(DropReason::WrongNextHop),
         _ if !gateway::publishes(&attempt, &config.gateway) => verdict,
@@ -89,6 +92,7 @@ pub(crate) fn passes(ctx: &SkBuffContext) -> bool {
             }
             lasts
                 || counted == 0
+                || is_gateway
                 || gateway::publish(&attempt, endpoint, &config.gateway, socket.as_deref())
         }
         // Packets are not sent elsewhere; `decide` redirects calls alone.

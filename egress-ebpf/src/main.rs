@@ -6,6 +6,7 @@
 #![expect(internal_features, reason = "see maps::add")]
 
 mod connect;
+mod contain;
 mod context;
 mod decided;
 mod diagnose;

@@ -19,8 +19,8 @@ use egress_common::{
     event::{Event, ReportKey, ReportWindow},
     maps::{
         AddressKey, Config, Flow, FlowKey, MAX_ADDRESSES, MAX_COUNTERS, MAX_FLOWS, MAX_NETWORKS,
-        MAX_OPENING, MAX_ORIGINS, MAX_PORTS, MAX_REPLIES, MAX_REPORTS, MAX_SETS, ReplyKey, TABLE,
-        counter, port,
+        MAX_OPENING, MAX_ORIGINS, MAX_PORTS, MAX_REACH, MAX_REPLIES, MAX_REPORTS, MAX_SETS, NamedPorts, ReplyKey, TABLE,
+        counter, is_named, port,
     },
     origin::{Origin, OriginQuery, Published},
     socket::Socket,
@@ -41,6 +41,10 @@ static LINKS: HashMap<u32, Link> = HashMap::with_max_entries(MAX_ENDPOINTS, 0);
 static ADDRESSES: HashMap<AddressKey, u8> = HashMap::with_max_entries(MAX_ADDRESSES, 0);
 #[map]
 static NETWORKS: LpmTrie<Address, u8> = LpmTrie::with_max_entries(MAX_NETWORKS, NO_PREALLOC);
+#[map]
+static REACH: LpmTrie<Address, u8> = LpmTrie::with_max_entries(MAX_REACH, NO_PREALLOC);
+#[map]
+static NAMED: Array<NamedPorts> = Array::with_max_entries(1, 0);
 #[map]
 static REPLIES: LpmTrie<ReplyKey, u8> = LpmTrie::with_max_entries(MAX_REPLIES, NO_PREALLOC);
 #[map]
@@ -231,6 +235,34 @@ fn probe<B: Bucket>(search: *mut Search<B>, prefix: u64) -> i64 {
 #[inline(always)]
 pub(crate) fn network(address: &Address) -> Option<u8> {
     NETWORKS.get(&Key::new(128, *address)).copied()
+}
+
+/// The number of the reason of the longest network that holds the address, 0 where the gateway may
+/// reach it.
+#[inline(always)]
+pub(crate) fn reach(address: &Address) -> Option<u8> {
+    REACH.get(&Key::new(128, *address)).copied()
+}
+
+/// Whether some policy names the port.
+#[inline(always)]
+pub(crate) fn names(port: u16) -> bool {
+    NAMED.get(0).is_some_and(|ports| is_named(ports, port))
+}
+
+/// Whether the address is one endpoint's alone.
+#[inline(always)]
+pub(crate) fn is_owned(address: &Address) -> bool {
+    // SAFETY: the value is not read.
+    unsafe { OWNERS.get(address) }.is_some()
+}
+
+/// Whether an endpoint without a link has spoken to the gateway from this port of the node.
+#[inline(always)]
+pub(crate) fn has_spoken(at: u16, protocol: u8) -> bool {
+    PORTS
+        .get(port(at, protocol))
+        .is_some_and(|endpoint| *endpoint != 0)
 }
 
 /// Whether the address may open this flow to the endpoint, whoever it is.

@@ -39,6 +39,24 @@ impl Outcome {
         Self(reason)
     }
 
+    /// Of a verdict's number, see [`number`](Self::number).
+    #[inline(always)]
+    pub(crate) const fn of_verdict(number: u8) -> Self {
+        Self(number)
+    }
+
+    /// A verdict's number; `lasts` is asked of what is allowed.
+    #[inline(always)]
+    pub(crate) fn number(verdict: Verdict, lasts: impl FnOnce() -> bool) -> u8 {
+        forgotten(match verdict {
+            Verdict::Allow if lasts() => ALLOW,
+            Verdict::Allow => ALLOW_ONCE,
+            Verdict::Redirect(Service::Proxy) => TO_PROXY,
+            Verdict::Redirect(Service::Resolver) => TO_RESOLVER,
+            Verdict::Deny(reason) => reason as u8,
+        })
+    }
+
     /// Whether the next attempt like this one is allowed, too.
     #[inline(always)]
     pub(crate) const fn lasts(self) -> bool {
@@ -73,15 +91,10 @@ pub(crate) fn judge(
 #[inline(never)]
 fn decide_apart(ctx: *mut c_void, attempt: &Attempt, endpoint: &Endpoint, gateway: &Gateway) -> u8 {
     let maps = Maps::new(ctx);
-    let outcome = match decide(attempt, endpoint, gateway, &maps) {
+    Outcome::number(decide(attempt, endpoint, gateway, &maps), || {
         // An answer is one only while its flow is known, and what opens something is published.
-        Verdict::Allow if maps.answered.get() || publishes(attempt, gateway) => ALLOW_ONCE,
-        Verdict::Allow => ALLOW,
-        Verdict::Redirect(Service::Proxy) => TO_PROXY,
-        Verdict::Redirect(Service::Resolver) => TO_RESOLVER,
-        Verdict::Deny(reason) => reason as u8,
-    };
-    forgotten(outcome)
+        !maps.answered.get() && !publishes(attempt, gateway)
+    })
 }
 
 /// The same value, by way of a byte on the stack, of which the verifier keeps no value. Else each

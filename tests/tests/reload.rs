@@ -114,7 +114,7 @@ fn more_endpoints_than_a_map_holds_change_nothing() -> Result<()> {
     let endpoint =
         |n| format!("\x20 - name: shop/more{n}\n\x20   cgroup: /sys/fs/cgroup/more{n}\n");
     let more: String = (0..1_030).map(endpoint).collect();
-    configuration_is_refused(|text| format!("{text}{more}"), "there is room for 1023")
+    configuration_is_refused(|text| format!("{text}{more}"), "there is room for 1022")
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn a_running_agent_with_everything_attached() -> Result<()> {
         "{json:#}"
     );
     ensure!(json["agent"] == true && json["gateway"] == true, "{json:#}");
-    ensure!(count(&json, "/gatewayAttached") == 4, "{json:#}");
+    ensure!(count(&json, "/gatewayAttached") == 10, "{json:#}");
     ensure!(
         text(&json, "/endpoints/0/name") == "shop/orders",
         "{json:#}"

@@ -275,7 +275,8 @@ impl Running {
                     Some(record) => self.take(&record),
                     None => {
                         gateway = false;
-                        eprintln!("egress-agent: the gateway ended: nothing goes out any more");
+                        let how = self.instance.how_the_gateway_ended().await;
+                        eprintln!("egress-agent: the gateway ended ({how}): nothing goes out any more");
                     }
                 },
                 _ = tick.tick() => {

@@ -94,13 +94,14 @@ fn arrival(change: &Change, plan: &Plan) -> Option<Arrival> {
     })
 }
 
-/// Whether some endpoint's cgroup or interface is another than the plan has it: for once a second,
+/// Whether the hosts file, or some endpoint's cgroup or interface is another than the plan has it: for once a second,
 /// since nobody tells of cgroups, and a notification may be lost.
 pub fn is_stale(plan: &Plan) -> bool {
-    plan.endpoints.iter().any(|endpoint| {
-        let cgroup = cgroup::identify(&endpoint.cgroup).ok();
-        let name = endpoint.interface.as_deref();
-        let known = endpoint.state.link.as_ref().map(|link| link.interface);
-        cgroup != endpoint.state.cgroup || name.and_then(node::interface) != known
-    })
+    plan.hosts.is_stale()
+        || plan.endpoints.iter().any(|endpoint| {
+            let cgroup = cgroup::identify(&endpoint.cgroup).ok();
+            let name = endpoint.interface.as_deref();
+            let known = endpoint.state.link.as_ref().map(|link| link.interface);
+            cgroup != endpoint.state.cgroup || name.and_then(node::interface) != known
+        })
 }

@@ -5,35 +5,43 @@ mod handover;
 mod records;
 mod remove;
 
-pub use gateway::GatewayPlan;
+pub use gateway::{Contained, GatewayPlan};
 pub use remove::remove;
 
 use crate::{
     app::{
         handover::Handed,
         plan::{Plan, PlanError},
+        reach::Reach,
     },
+    config::GATEWAY_NAME,
     enforcer::{
         Enforcer, EnforcerError,
         attach::AttachError,
-        cgroup::{self, CgroupError},
+        cgroup::{self, CgroupError, CgroupId},
         events::Report,
         node::{Node, NodeError},
+        state::EndpointState,
         tamper::Fault,
     },
     gateway::{
         inherit,
         protocol::{ControlError, FromGateway, ToGateway},
+        seal::Landlock,
         spawn::{ControlSender, GatewayChild, SpawnError},
     },
     telemetry::record::Record,
 };
-use egress_common::event::ReportKey;
-use gateway::start_gateway;
+use egress_common::{
+    endpoint::{GATEWAY_ID, IS_GATEWAY, MODE_ENFORCE, WIDE},
+    event::ReportKey,
+};
+use gateway::{Extent, start_gateway};
 use records::enriched;
 use std::{
     collections::{HashMap, VecDeque},
     fs, io,
+    os::unix::process::ExitStatusExt as _,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -107,6 +115,25 @@ pub fn cgroup_of(instance: &str) -> Result<PathBuf, CgroupError> {
     Ok(cgroup::root()?.join("egress-agent").join(instance))
 }
 
+/// The number of the set of its name servers: policies' numbers are counted from 1.
+const SERVERS: u32 = 1 << 31;
+
+/// The gateway as an endpoint.
+fn gateway_state(cgroup: CgroupId, reach: &Reach) -> EndpointState {
+    let wide = if reach.wide { WIDE } else { 0 };
+    EndpointState {
+        id: GATEWAY_ID,
+        policy: SERVERS,
+        // What it must not reach it never has to: also where an endpoint is in Audit.
+        mode: MODE_ENFORCE,
+        flags: IS_GATEWAY | wide,
+        generation: 0,
+        addresses: Vec::new(),
+        cgroup: Some(cgroup),
+        link: None,
+    }
+}
+
 /// What becomes of an endpoint whose cgroup or interface has gone since it was planned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Gone {
@@ -131,6 +158,12 @@ pub struct Instance {
     names: HashMap<u32, (String, bool)>,
     /// What is in force.
     gateway: GatewayPlan,
+    /// The gateway's.
+    cgroup: CgroupId,
+    /// What the gateway may reach.
+    reach: Reach,
+    /// What its process is held by.
+    landlock: Landlock,
     plan: Arc<Plan>,
     /// Records that came out of one event together with another.
     waiting: VecDeque<Record>,
@@ -165,8 +198,20 @@ impl Instance {
             path: gateway_cgroup.clone(),
             source,
         })?;
+        let mut gateway = gateway.clone();
+        gateway.find_resolvers()?;
         plan.fits_beside(&Plan::default())?;
-        enforcer.set_config(gateway.for_maps(), plan.cgroup_levels())?;
+        let reach = Reach::new(plan, &gateway);
+        reach.fits_beside(&Reach::default())?;
+        let own = cgroup::identify(&gateway_cgroup)?;
+        let levels = plan.cgroup_levels() | cgroup::levels([own].into_iter());
+        enforcer.set_config(gateway.for_maps(), levels)?;
+        let state = gateway_state(own, &reach);
+        // Where there is one that serves still, it goes on as it is held.
+        if !enforcer.is_endpoint(&state)? {
+            enforcer.renew(state.id)?;
+            enforcer.set_endpoint(&state)?;
+        }
         enforcer.attach_gateway(&gateway_cgroup)?;
         let (inherited, _held) = match predecessor {
             Some(handed) => {
@@ -178,8 +223,8 @@ impl Instance {
             }
             None => Default::default(),
         };
-        let (sender, child, from_gateway) =
-            start_gateway(gateway, &gateway_cgroup, inherited).await?;
+        let (sender, child, from_gateway, landlock) =
+            start_gateway(&gateway, &gateway_cgroup, inherited).await?;
         let mut instance = Self {
             enforcer,
             sender,
@@ -189,7 +234,10 @@ impl Instance {
             reports,
             is_drained: false,
             names: HashMap::new(),
-            gateway: gateway.clone(),
+            gateway,
+            cgroup: own,
+            reach: Reach::default(),
+            landlock,
             plan: Arc::default(),
             waiting: VecDeque::new(),
             told: Default::default(),
@@ -251,6 +299,33 @@ impl Instance {
         Ok(())
     }
 
+    /// How a gateway ended that says nothing any more.
+    pub async fn how_the_gateway_ended(&mut self) -> String {
+        /// Its descriptors close a moment before it has ended.
+        const MOMENT: Duration = Duration::from_secs(1);
+        match tokio::time::timeout(MOMENT, self.child.wait()).await {
+            Ok(Ok(status)) if status.signal() == Some(libc::SIGSYS) => {
+                "it tried a system call that no gateway makes: take it for taken over".to_owned()
+            }
+            Ok(Ok(status)) => status.to_string(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_elapsed) => "it does not speak any more".to_owned(),
+        }
+    }
+
+    /// What the gateway is held by.
+    pub fn contained(&self) -> Contained {
+        Contained {
+            // Else there were no instance.
+            seccomp: true,
+            landlock: self.landlock,
+            reach: match self.reach.wide {
+                true => Extent::Wide,
+                false => Extent::Policy,
+            },
+        }
+    }
+
     /// What is in force.
     pub fn plan(&self) -> Arc<Plan> {
         Arc::clone(&self.plan)
@@ -260,6 +335,9 @@ impl Instance {
     /// that at no moment more is allowed than one of the two plans allows, nor is anything
     /// detached that stays.
     async fn put(&mut self, plan: &Plan, gone: Gone) -> Result<(), InstanceError> {
+        let reach = Reach::new(plan, &self.gateway);
+        reach.fits_beside(&self.reach)?;
+        self.widen(&reach)?;
         self.generation += 1;
         let endpoints = plan.for_gateway(self.generation);
         let applied = FromGateway::Applied {
@@ -267,6 +345,18 @@ impl Instance {
         };
         self.ask(ToGateway::Endpoints(endpoints), applied).await?;
         self.enforce(plan, gone)
+    }
+
+    /// What the gateway is about to dial, it may by then.
+    fn widen(&mut self, reach: &Reach) -> Result<(), InstanceError> {
+        self.enforcer.widen_reach(&reach.state)?;
+        let servers = [(SERVERS, Arc::clone(&reach.servers))];
+        self.enforcer.set_direct(&servers.into())?;
+        if reach.wide {
+            let state = gateway_state(self.cgroup, reach);
+            self.enforcer.set_endpoint(&state)?;
+        }
+        Ok(())
     }
 
     /// The kernel's side of a plan. Whatever of it fails, nothing is remembered to be allowed that
@@ -278,16 +368,16 @@ impl Instance {
     }
 
     fn write(&mut self, plan: &Plan, gone: Gone) -> Result<(), InstanceError> {
-        let states: Vec<_> = plan
-            .endpoints
-            .iter()
-            .map(|plan| plan.state.clone())
-            .collect();
+        let reach = Reach::new(plan, &self.gateway);
+        let states = plan.endpoints.iter().map(|plan| plan.state.clone());
+        let gateway = gateway_state(self.cgroup, &reach);
+        let states: Vec<_> = states.chain([gateway]).collect();
         self.enforcer.set_networks(&plan.networks)?;
-        let direct = plan.direct();
+        let mut direct = plan.direct();
+        direct.insert(SERVERS, Arc::clone(&reach.servers));
         self.enforcer.set_direct(&direct)?;
         self.enforcer.set_replies(&plan.replies(), &plan.networks)?;
-        for state in &states {
+        for state in &states[..plan.endpoints.len()] {
             if !self.plan.has(state.id) && !self.enforcer.is_endpoint(state)? {
                 self.enforcer.renew(state.id)?;
             }
@@ -297,8 +387,11 @@ impl Instance {
         for state in &states {
             self.enforcer.set_endpoint(state)?;
         }
-        self.enforcer
-            .set_config(self.gateway.for_maps(), plan.cgroup_levels())?;
+        self.enforcer.set_config(
+            self.gateway.for_maps(),
+            plan.cgroup_levels() | cgroup::levels([self.cgroup].into_iter()),
+        )?;
+        self.enforcer.set_reach(&reach.state)?;
         self.attach(plan, gone)?;
         let names: Vec<&str> = plan
             .endpoints
@@ -315,6 +408,9 @@ impl Instance {
         self.enforcer.retain_endpoints(&states)?;
         // Nobody has their numbers any more.
         self.enforcer.retain_direct(&direct)?;
+        self.reach = reach;
+        self.names
+            .insert(GATEWAY_ID, (GATEWAY_NAME.to_owned(), false));
         // Those of endpoints that have gone stay for their last records.
         self.names.extend(plan.endpoints.iter().map(|plan| {
             let audit = plan.state.mode == egress_common::endpoint::MODE_AUDIT;

@@ -1,4 +1,5 @@
-//! What the maps do not hold of the endpoints: their names. In a file, for `status`.
+//! What the maps do not hold of the endpoints and the gateway: names, and what holds its process. In a
+//! file, for `status`.
 
 use std::{
     fs, io,
@@ -7,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::app::{lock, plan::Plan};
+use crate::app::{instance::Contained, lock, plan::Plan};
 
 /// What the file holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +18,9 @@ pub struct Names {
     pub schema: String,
     /// Every endpoint.
     pub endpoints: Vec<Named>,
+    /// What the gateway is held by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Contained>,
 }
 
 /// One endpoint.
@@ -40,7 +44,7 @@ fn path(instance: &str) -> PathBuf {
 ///
 /// # Errors
 /// The folder cannot be written.
-pub fn write(instance: &str, plan: &Plan) -> io::Result<()> {
+pub fn write(instance: &str, plan: &Plan, gateway: Contained) -> io::Result<()> {
     let endpoints = plan.endpoints.iter().map(|endpoint| Named {
         id: endpoint.state.id,
         name: endpoint.name.clone(),
@@ -49,6 +53,7 @@ pub fn write(instance: &str, plan: &Plan) -> io::Result<()> {
     let names = Names {
         schema: "egress-agent.dev/names/v1".to_owned(),
         endpoints: endpoints.collect(),
+        gateway: Some(gateway),
     };
     let path = path(instance);
     fs::write(new(&path), serde_json::to_vec(&names)?)?;

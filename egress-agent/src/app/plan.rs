@@ -9,14 +9,17 @@ use crate::{
         node::{Node, NodeError, link_local},
         state::{EndpointState, LinkState},
     },
-    gateway::protocol,
+    gateway::{
+        hosts::{self, Hosts},
+        protocol,
+    },
     policy::{
         rule::{Mode, Rule},
         select::{Identity, Policies},
     },
 };
 use egress_common::{
-    endpoint::{HAS_LINK, MAX_ENDPOINTS, MODE_AUDIT, MODE_ENFORCE, PRIVATE_LOOPBACK},
+    endpoint::{GATEWAY_ID, HAS_LINK, MODE_AUDIT, MODE_ENFORCE, PRIVATE_LOOPBACK},
     maps::{self, Class},
 };
 use ipnet::IpNet;
@@ -132,6 +135,8 @@ pub struct Plan {
     pub endpoints: Vec<EndpointPlan>,
     /// What the node knows of networks.
     pub networks: Vec<(IpNet, Class)>,
+    /// The operator's own names.
+    pub hosts: Hosts,
 }
 
 impl Plan {
@@ -164,6 +169,7 @@ impl Plan {
         Ok(Self {
             endpoints,
             networks,
+            hosts: Hosts::read(Path::new(hosts::FILE)),
         })
     }
 
@@ -194,6 +200,7 @@ impl Plan {
             endpoints: endpoints.collect(),
             policies,
             refused: self.refused(),
+            hosts: self.hosts.names(),
         }
     }
 
@@ -254,7 +261,8 @@ impl Plan {
             (
                 "endpoints",
                 self.endpoints.len(),
-                MAX_ENDPOINTS as usize - 1,
+                // From 1, and the gateway has the last.
+                GATEWAY_ID as usize - 1,
             ),
             (
                 "addresses of endpoints and next hops",
@@ -310,7 +318,9 @@ pub struct Ids {
 
 impl Ids {
     /// With those that an earlier agent gave: ids by cgroup, and policies' numbers by id.
-    pub fn new(adopted: BTreeMap<u64, u32>, policies: BTreeMap<u32, u32>) -> Self {
+    pub fn new(mut adopted: BTreeMap<u64, u32>, mut policies: BTreeMap<u32, u32>) -> Self {
+        adopted.retain(|_, id| *id != GATEWAY_ID);
+        policies.remove(&GATEWAY_ID);
         Self {
             names: BTreeMap::new(),
             adopted,
@@ -348,8 +358,8 @@ impl Ids {
         let used = self.names.values().chain(self.adopted.values());
         let used: BTreeSet<u32> = used.copied().collect();
         let next = used.last().map_or(1, |last| last + 1);
-        let free = || (1..MAX_ENDPOINTS).find(|id| !used.contains(id));
-        match next < MAX_ENDPOINTS {
+        let free = || (1..GATEWAY_ID).find(|id| !used.contains(id));
+        match next < GATEWAY_ID {
             true => next,
             false => free().unwrap_or(next),
         }

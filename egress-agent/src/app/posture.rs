@@ -5,18 +5,22 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    app::plan::{EndpointPlan, Plan},
+    app::{
+        instance::Contained,
+        plan::{EndpointPlan, Plan},
+    },
     enforcer::{clsact::Links, tamper::Fault},
     telemetry::record::{EndpointRef, Event, Posture, Record},
 };
 
-/// Of the node, with all its endpoints.
-pub fn node(state: &str, plan: &Plan, adopted: bool, links: Links) -> Record {
+/// Of the node, with all its endpoints and its gateway.
+pub fn node(state: &str, plan: &Plan, adopted: bool, links: Links, gateway: Contained) -> Record {
     let endpoints: Vec<Value> = plan.endpoints.iter().map(endpoint).collect();
     let mut detail = Map::new();
     detail.insert("endpoints".into(), endpoints.into());
     detail.insert("adopted".into(), adopted.into());
     detail.insert("links".into(), links.name().into());
+    detail.insert("gateway".into(), json!(gateway));
     record(None, state, detail)
 }
 

@@ -114,7 +114,8 @@ async fn run_locked(
     };
     let plan = running.instance.plan();
     let links = running.instance.enforcer().links();
-    let ready = posture::node("ready", &plan, adopted, links);
+    let contained = running.instance.contained();
+    let ready = posture::node("ready", &plan, adopted, links, contained);
     running.sink.write(&ready);
     eprintln!("ready: {} endpoints enforced", plan.endpoints.len());
     running.write_names();
@@ -129,7 +130,10 @@ async fn run_locked(
                 Some(record) => running.sink.write(&record),
                 None => {
                     running.finish().await?;
-                    bail!("the gateway ended: endpoints stay cut off until the agent runs again");
+                    let how = running.instance.how_the_gateway_ended().await;
+                    bail!(
+                        "the gateway ended ({how}): endpoints stay cut off until the agent runs again"
+                    );
                 }
             },
             step = follow.next(&plan) => running.step(step).await,
@@ -165,7 +169,8 @@ async fn run_locked(
     running.drain(&mut tick, told_again).await?;
     running.finish().await?;
     let links = running.instance.enforcer().links();
-    let stopped = posture::node("stopped", &running.instance.plan(), false, links);
+    let (plan, contained) = (running.instance.plan(), running.instance.contained());
+    let stopped = posture::node("stopped", &plan, false, links, contained);
     running.sink.write(&stopped);
     eprintln!(
         "stopped: the pins go on enforcing, and endpoints stay cut off, until the agent runs again or `egress-agent detach --yes`"
@@ -321,7 +326,8 @@ impl Running {
         match self.reload(path).await {
             Ok(()) => {
                 let links = self.instance.enforcer().links();
-                let record = posture::node("reloaded", &self.instance.plan(), false, links);
+                let (plan, contained) = (self.instance.plan(), self.instance.contained());
+                let record = posture::node("reloaded", &plan, false, links, contained);
                 self.sink.write(&record);
                 eprintln!("reloaded: generation {}", self.generation);
             }
@@ -361,7 +367,11 @@ impl Running {
 
     /// For `status`, which does without where they cannot be written.
     fn write_names(&self) {
-        if let Err(error) = names::write(&self.config.instance, &self.instance.plan()) {
+        if let Err(error) = names::write(
+            &self.config.instance,
+            &self.instance.plan(),
+            self.instance.contained(),
+        ) {
             tracing::warn!("the endpoints' names cannot be written for `status`: {error}");
         }
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, time::SystemTime};
 use anyhow::Context;
 use egress_common::{
     ABI_VERSION,
-    endpoint::{HAS_LINK, MODE_AUDIT},
+    endpoint::{Endpoint, HAS_LINK, IS_GATEWAY, MODE_AUDIT, WIDE},
 };
 use serde::Serialize;
 
@@ -14,8 +14,10 @@ use crate::{
     enforcer::{
         attach::{cgroup_programs, gateway_programs, link_programs},
         bpffs,
+        counters::Counters,
         inspect::{self, Pinned},
     },
+    gateway::{seal::Landlock, spawn::confine},
 };
 
 /// One instance.
@@ -36,8 +38,26 @@ pub struct Status {
     pub gateway_attached: Vec<Attached>,
     /// Those that should be there and are not.
     pub gateway_missing: Vec<String>,
+    /// What holds the gateway.
+    pub gateway_contained: GatewayStatus,
     /// By number.
     pub endpoints: Vec<EndpointStatus>,
+}
+
+/// What holds the gateway, and what it has tried.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayStatus {
+    /// Whether the kernel filters its system calls, all threads'; not where it does not run.
+    pub seccomp: bool,
+    /// What Landlock does, where an agent has left it.
+    pub landlock: Option<Landlock>,
+    /// Where the kernel lets it connect to: `policy`, or `wide` while an endpoint is in Audit.
+    pub reach: &'static str,
+    /// Packets of its own that passed.
+    pub allowed: u64,
+    /// What was denied it, by reason: it has been taken over, or is in the wrong.
+    pub denied: BTreeMap<&'static str, u64>,
 }
 
 /// One endpoint.
@@ -89,13 +109,25 @@ impl Status {
         let pins = bpffs::instance(instance);
         let links = inspect::links(&pins)
             .with_context(|| format!("instance {instance}: nothing is pinned at {}: start it, or name another with --instance", pins.display()))?;
-        let names = names::read(instance).endpoints;
+        let names::Names {
+            endpoints: names,
+            gateway: contained,
+            ..
+        } = names::read(instance);
         let (gateway_attached, gateway_missing) = attached(
             &links,
             |link| (link.owner == "gateway" && link.target != 0).then_some("cgroup"),
             &gateway_programs().collect::<Vec<_>>(),
         );
-        let endpoints = inspect::endpoints(&pins)?.into_iter();
+        let all = inspect::endpoints(&pins)?.into_iter();
+        let (of_gateway, endpoints): (Vec<_>, Vec<_>) =
+            all.partition(|(endpoint, ..)| endpoint.has(IS_GATEWAY));
+        let gateway_contained = GatewayStatus::new(
+            instance,
+            contained.map(|contained| contained.landlock),
+            of_gateway.first(),
+        );
+        let endpoints = endpoints.into_iter();
         let endpoints = endpoints.map(|(endpoint, interface, counters)| {
             let named = names.iter().find(|named| named.id == endpoint.id);
             let mut wanted = Vec::new();
@@ -111,7 +143,6 @@ impl Status {
                 false => (link.target == endpoint.cgroup && link.target != 0).then_some("cgroup"),
             };
             let (attached, missing) = attached(&links, place, &wanted);
-            let denied = counters.denied.iter();
             EndpointStatus {
                 id: endpoint.id,
                 name: named.map(|named| named.name.clone()),
@@ -127,9 +158,7 @@ impl Status {
                 attached,
                 missing,
                 allowed: counters.allowed,
-                denied: denied
-                    .map(|(reason, count)| (reason.name(), *count))
-                    .collect(),
+                denied: by_name(&counters),
             }
         });
         Ok(Self {
@@ -137,9 +166,10 @@ impl Status {
             instance: instance.to_owned(),
             abi: ABI_VERSION,
             agent: lock::is_held(instance),
-            gateway: gateway_runs(instance),
+            gateway: !gateway_processes(instance).is_empty(),
             gateway_attached,
             gateway_missing,
+            gateway_contained,
             endpoints: endpoints.collect(),
         })
     }
@@ -154,11 +184,12 @@ impl Status {
     pub fn table(&self) -> String {
         let is = |it: bool| if it { "running" } else { "not running" };
         let mut text = format!(
-            "instance {} (ABI {}): agent {}, gateway {}\n\n{:>4}  {:<32} {:<8} {:>10} {:>8} {:>10} {:>10}  STATE\n",
+            "instance {} (ABI {}): agent {}, gateway {}\n{}\n{:>4}  {:<32} {:<8} {:>10} {:>8} {:>10} {:>10}  STATE\n",
             self.instance,
             self.abi,
             is(self.agent),
             is(self.gateway),
+            self.gateway_contained.line(),
             "ID",
             "NAME",
             "MODE",
@@ -217,7 +248,63 @@ fn attached(
     (here, missing)
 }
 
-fn gateway_runs(instance: &str) -> bool {
+impl GatewayStatus {
+    fn new(
+        instance: &str,
+        landlock: Option<Landlock>,
+        found: Option<&(Endpoint, Option<u32>, Counters)>,
+    ) -> Self {
+        let processes = gateway_processes(instance);
+        let is_wide = found.is_some_and(|(endpoint, ..)| endpoint.has(WIDE));
+        Self {
+            seccomp: !processes.is_empty()
+                && processes.iter().all(|pid| confine::is_filtered(*pid)),
+            landlock,
+            reach: if is_wide { "wide" } else { "policy" },
+            allowed: found.map_or(0, |(.., counters)| counters.allowed),
+            denied: found.map_or_else(BTreeMap::new, |(.., counters)| by_name(counters)),
+        }
+    }
+
+    /// For people.
+    fn line(&self) -> String {
+        let seccomp = if self.seccomp {
+            "in force"
+        } else {
+            "NOT IN FORCE"
+        };
+        let landlock = self
+            .landlock
+            .map_or("unknown".to_owned(), |it| it.to_string());
+        let reach = match self.reach {
+            "wide" => "anywhere, since an endpoint is in Audit",
+            _ => "where policies may lead",
+        };
+        let denied: Vec<_> = self
+            .denied
+            .iter()
+            .map(|(why, count)| format!("{why} {count}"))
+            .collect();
+        let denied = match denied.as_slice() {
+            [] => "nothing".to_owned(),
+            denied => denied.join(", "),
+        };
+        format!(
+            "gateway held by: seccomp {seccomp}, Landlock {landlock}; connects {reach}; denied {denied}\n"
+        )
+    }
+}
+
+fn by_name(counters: &Counters) -> BTreeMap<&'static str, u64> {
+    let denied = counters.denied.iter();
+    denied
+        .map(|(reason, count)| (reason.name(), *count))
+        .collect()
+}
+
+fn gateway_processes(instance: &str) -> Vec<u32> {
     let procs = cgroup_of(instance).map(|folder| folder.join("gateway/cgroup.procs"));
-    procs.is_ok_and(|path| fs::read_to_string(path).is_ok_and(|text| !text.trim().is_empty()))
+    let text = procs.map(fs::read_to_string);
+    let text = text.ok().and_then(Result::ok).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
 }

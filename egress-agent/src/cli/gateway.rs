@@ -8,7 +8,7 @@ use tokio::net::UnixStream;
 
 use crate::{
     cli::descriptor,
-    gateway::{identify::Kernel, serve, spawn::confine},
+    gateway::{identify::Kernel, seal, serve, spawn::confine},
 };
 
 /// Arguments of `egress-agent gateway`.
@@ -34,7 +34,7 @@ pub fn run(args: &GatewayArgs) -> anyhow::Result<()> {
         .context("cannot start the gateway's control runtime")?;
     runtime.block_on(async {
         let control = UnixStream::from_std(control)?;
-        match serve::serve(control, Arc::new(Kernel)).await {
+        match serve::serve(control, Arc::new(Kernel), Arc::new(seal::Process)).await {
             // The enforcer says it, once.
             Err(error) if error.was_told() => std::process::exit(1),
             served => Ok(served?),

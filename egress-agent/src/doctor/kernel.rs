@@ -8,12 +8,13 @@ use aya::{
 };
 
 use super::{Check, line_of};
+use crate::gateway::seal::{Landlock, files};
 
 /// The oldest long-term kernel with all that the programs use.
 const OLDEST: (u32, u32) = (6, 1);
 
 pub(super) fn checks() -> Vec<Check> {
-    vec![version(), btf(), bpf(), lsm(), seccomp()]
+    vec![version(), btf(), bpf(), lsm(), seccomp(), landlock()]
 }
 
 fn version() -> Check {
@@ -103,9 +104,26 @@ fn lsm() -> Check {
     }
 }
 
-/// Filters that answer with an error, which `exec` puts on its command.
+/// Filters that answer with an error or end a process, which the gateway puts on itself and `exec` on
+/// its command.
 fn seccomp() -> Check {
-    let action: u32 = libc::SECCOMP_RET_ERRNO;
+    let actions = [libc::SECCOMP_RET_ERRNO, libc::SECCOMP_RET_KILL_PROCESS];
+    match actions.into_iter().find_map(|it| is_answer(it).err()) {
+        None => Check::ok(
+            "seccomp",
+            "filters can answer with an error, and end a process",
+        ),
+        Some(error) => Check::missing(
+            "seccomp",
+            error,
+            "the gateway cannot refuse system calls to whoever takes it over, and does not start",
+            "boot a kernel with CONFIG_SECCOMP_FILTER=y",
+        ),
+    }
+}
+
+/// Whether filters can answer in this way.
+fn is_answer(action: u32) -> std::io::Result<()> {
     // SAFETY: the kernel reads one word, which lives across the call (seccomp(2),
     // SECCOMP_GET_ACTION_AVAIL).
     let result = unsafe {
@@ -117,12 +135,29 @@ fn seccomp() -> Check {
         )
     };
     match result {
-        0 => Check::ok("seccomp", "filters can answer with an error"),
-        _ => Check::warning(
-            "seccomp",
-            std::io::Error::last_os_error(),
-            "`exec` cannot refuse socket families and io_uring, and does not start",
-            "boot a kernel with CONFIG_SECCOMP_FILTER=y",
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+/// What holds the gateway from files, beside its user.
+fn landlock() -> Check {
+    const NAME: &str = "Landlock";
+    /// The first with TCP ports.
+    const WHOLE: i32 = 4;
+    match files::available() {
+        Landlock::Enforced { abi } if abi >= WHOLE => Check::ok(NAME, format!("ABI {abi}")),
+        Landlock::Enforced { abi } => Check::warning(
+            NAME,
+            format!("ABI {abi}"),
+            "a gateway that was taken over opens no file, but may bind TCP ports beside its own",
+            "boot a kernel of 6.7 or newer",
+        ),
+        lacking @ (Landlock::Disabled | Landlock::Absent) => Check::warning(
+            NAME,
+            lacking,
+            "seccomp alone keeps a gateway that was taken over from files, and nothing from TCP ports beside its own",
+            "boot a kernel with CONFIG_SECURITY_LANDLOCK=y, and landlock in lsm= on its command line",
         ),
     }
 }

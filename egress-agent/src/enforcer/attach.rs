@@ -44,6 +44,15 @@ const GATEWAY_HOOKS: &[Hook] = &[
     ("gateway_setsockopt", 22),
     ("gateway_skb_ingress", 0),
 ];
+/// Those of an endpoint's programs that hold the gateway as well, which is one.
+const CONTAIN_HOOKS: &[Hook] = &[
+    ("egress_sock_create", 2),
+    ("egress_connect4", 10),
+    ("egress_connect6", 11),
+    ("egress_sendmsg4", 14),
+    ("egress_sendmsg6", 15),
+    ("egress_skb_egress", 1),
+];
 /// The programs on the host side of a link, which receives what the endpoint sends: by TCX, or, on
 /// kernels without it, by filters of the same side.
 pub(super) const LINK_HOOKS: &[Hook] =
@@ -67,7 +76,8 @@ pub fn cgroup_programs(has_link: bool) -> impl Iterator<Item = &'static str> {
 
 /// The names of the programs on the gateway's cgroup.
 pub fn gateway_programs() -> impl Iterator<Item = &'static str> {
-    GATEWAY_HOOKS.iter().map(|(name, _)| *name)
+    let all = GATEWAY_HOOKS.iter().chain(CONTAIN_HOOKS);
+    all.map(|(name, _)| *name)
 }
 
 /// The names of the programs on an endpoint's link.
@@ -167,6 +177,7 @@ impl Enforcer {
 
     /// Attaches the gateway's programs to its cgroup.
     pub fn attach_gateway(&mut self, cgroup: &Path) -> Result<(), AttachError> {
+        self.attach_to_cgroup(CONTAIN_HOOKS, "gateway", cgroup)?;
         self.attach_to_cgroup(GATEWAY_HOOKS, "gateway", cgroup)
     }
 

@@ -249,7 +249,7 @@ impl Enforcer {
         Ok(())
     }
 
-    fn insert_prefix<K: Pod>(
+    pub(super) fn insert_prefix<K: Pod>(
         &mut self,
         name: &'static str,
         key: &Key<K>,
@@ -262,7 +262,7 @@ impl Enforcer {
     }
 
     /// Removes the prefixes that are not kept, and says which.
-    fn retain_prefixes<K: Pod>(
+    pub(super) fn retain_prefixes<K: Pod>(
         &mut self,
         name: &'static str,
         keep: impl Fn(&Key<K>) -> bool,

@@ -13,13 +13,15 @@ use egress_common::maps;
 use crate::enforcer::{EnforcerError, attach::pin, bpffs, sys, tamper::Fault};
 
 /// The maps that the enforcer alone writes, beside the sets of direct entries.
-const WATCHED: [&str; 8] = [
+const WATCHED: [&str; 10] = [
     maps::CONFIG,
     maps::ENDPOINTS,
     maps::CGROUPS,
     maps::LINKS,
     maps::ADDRESSES,
     maps::NETWORKS,
+    maps::REACH,
+    maps::NAMED,
     maps::REPLIES,
     maps::OWNERS,
 ];

@@ -1,13 +1,13 @@
-//! The node's hosts file. It is the operator's, so its addresses are not checked.
+//! The node's hosts file. It is the operator's, so its addresses are not checked. The enforcer reads
+//! it, since the gateway opens no file while it serves.
 
 use std::{
-    cell::RefCell,
-    collections::HashMap,
-    fs,
+    collections::BTreeMap,
+    fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
-    rc::Rc,
-    time::{Duration, Instant, SystemTime},
+    sync::Arc,
+    time::SystemTime,
 };
 
 use crate::policy::host::HostName;
@@ -15,54 +15,51 @@ use crate::policy::host::HostName;
 /// Where it is (hosts(5)).
 pub const FILE: &str = "/etc/hosts";
 
-/// How long a look at the file's time is good for.
-const FRESH: Duration = Duration::from_secs(1);
+/// Its names, each with its addresses in the file's order.
+pub type HostsTable = BTreeMap<HostName, Vec<IpAddr>>;
 
-/// Names of the hosts file, read again when it changes. One per worker.
-#[derive(Debug)]
+/// The file, as it was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hosts {
     path: PathBuf,
-    state: RefCell<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    checked: Option<Instant>,
     modified: Option<SystemTime>,
-    names: Rc<HashMap<HostName, Vec<IpAddr>>>,
+    names: Arc<HostsTable>,
 }
 
 impl Hosts {
-    /// The file need not exist.
-    pub fn new(path: PathBuf) -> Self {
+    /// Reads it; it need not exist.
+    pub fn read(path: &Path) -> Self {
+        let modified = modified(path);
         Self {
-            path,
-            state: RefCell::default(),
+            path: path.to_owned(),
+            modified,
+            names: Arc::new(read(path)),
         }
     }
 
-    /// The addresses of a name, in the file's order; empty where it is not there.
-    pub fn addresses(&self, name: &HostName) -> Vec<IpAddr> {
-        let mut state = self.state.borrow_mut();
-        if state.checked.is_none_or(|at| at.elapsed() > FRESH) {
-            state.checked = Some(Instant::now());
-            let modified = fs::metadata(&self.path).and_then(|m| m.modified()).ok();
-            if modified != state.modified || modified.is_none() {
-                state.names = Rc::new(read(&self.path));
-                state.modified = modified;
-            }
-        }
-        state.names.get(name).cloned().unwrap_or_default()
+    /// What was read.
+    pub fn names(&self) -> Arc<HostsTable> {
+        Arc::clone(&self.names)
     }
+
+    /// Whether it has been written since.
+    pub fn is_stale(&self) -> bool {
+        modified(&self.path) != self.modified
+    }
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    let modified = |meta: fs::Metadata| -> io::Result<_> { meta.modified() };
+    fs::metadata(path).and_then(modified).ok()
 }
 
 /// All names of a hosts file; none where it cannot be read.
-pub fn read(path: &Path) -> HashMap<HostName, Vec<IpAddr>> {
+pub fn read(path: &Path) -> HostsTable {
     parse(&fs::read_to_string(path).unwrap_or_default())
 }
 
-fn parse(text: &str) -> HashMap<HostName, Vec<IpAddr>> {
-    let mut names: HashMap<HostName, Vec<IpAddr>> = HashMap::new();
+fn parse(text: &str) -> HostsTable {
+    let mut names = HostsTable::new();
     for line in text.lines() {
         let line = line.split('#').next().unwrap_or_default();
         let mut words = line.split_whitespace();

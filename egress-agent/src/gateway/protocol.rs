@@ -15,8 +15,10 @@ use thiserror::Error;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{
+    hosts::HostsTable,
     inherit::Inherited,
     resolve::{cache::CacheBounds, server::NameServer},
+    seal::Landlock,
     splice,
 };
 use crate::{
@@ -62,6 +64,8 @@ pub enum FromGateway {
         /// Connections that there may be at once, which are fewer than configured where there are
         /// not the descriptors for them.
         connections: usize,
+        /// What it is held by beside seccomp.
+        landlock: Landlock,
     },
     /// It cannot work, and ends.
     Failed {
@@ -110,9 +114,6 @@ pub struct Configure {
     /// How much of what they say is kept, and for how long.
     #[serde(default)]
     pub cache: CacheBounds,
-    /// The operator's own names; read again when it changes.
-    #[serde(default = "hosts_file")]
-    pub hosts_file: PathBuf,
     /// How much longer than its time to live an address that an endpoint was told is good for
     /// protocols that say no name.
     #[serde(default = "answer_grace")]
@@ -132,10 +133,6 @@ pub struct Configure {
     /// Bounds.
     #[serde(default)]
     pub limits: Limits,
-}
-
-fn hosts_file() -> PathBuf {
-    PathBuf::from(super::hosts::FILE)
 }
 
 fn answer_grace() -> Duration {
@@ -160,7 +157,6 @@ impl Configure {
             resolvers: Vec::new(),
             resolver_roots: None,
             cache: CacheBounds::default(),
-            hosts_file: hosts_file(),
             answer_grace: answer_grace(),
             permitted_answers: Vec::new(),
             refused_answers: Vec::new(),
@@ -264,6 +260,9 @@ pub struct Endpoints {
     /// Networks that no name may lead to, however public they are.
     #[serde(default)]
     pub refused: RefusedNetworks,
+    /// The operator's own names: the node's hosts file.
+    #[serde(default)]
+    pub hosts: Arc<HostsTable>,
 }
 
 /// What is the node's or the cluster's.

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 
 use super::table::Table;
+use crate::policy::host::HostName;
 
 /// Why an address from DNS is not dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -118,6 +119,14 @@ impl Refused {
     /// Whether this is an address of the gateway.
     pub fn is_own(&self, address: IpAddr) -> bool {
         self.own.contains(&address.to_canonical())
+    }
+
+    /// The addresses that the operator gives a name (`hosts`), of which only the gateway's own are
+    /// refused.
+    pub fn named(&self, name: &HostName) -> Vec<IpAddr> {
+        let table = self.table.as_ref().map(|table| table.borrow());
+        let named = table.and_then(|table| table.hosts.get(name).cloned());
+        named.unwrap_or_default()
     }
 
     /// For an address from DNS.

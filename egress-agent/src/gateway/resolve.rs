@@ -9,8 +9,6 @@ use tokio::time::timeout;
 
 use super::{
     dial::{self, DialError, Dialled},
-    hosts::Hosts,
-    protocol::Configure,
     refuse::{Refusal, Refused},
 };
 use crate::policy::host::HostName;
@@ -22,6 +20,8 @@ pub mod upstream;
 use cache::{Cache, Found, Key, Look, Missing, Promise};
 use server::RootsError;
 use upstream::Upstream;
+
+pub use upstream::Servers;
 
 /// Time to live of a name in the hosts file, seconds: it may change at any time.
 const HOSTS_TTL: u32 = 5;
@@ -184,27 +184,24 @@ pub enum SetupError {
 pub struct Resolver {
     upstream: Upstream,
     cache: Arc<Cache>,
-    hosts: Hosts,
     refused: Refused,
     limit: Duration,
 }
 
 impl Resolver {
-    /// With the servers of the configuration, or the node's.
+    /// `limit` is for one look-up.
     ///
     /// # Errors
-    /// The node's resolv.conf cannot be read, or no root certificates where they are needed.
+    /// A server cannot be asked in the way that is configured.
     pub fn new(
-        configure: &Configure,
+        servers: &Servers,
         refused: Refused,
         cache: Arc<Cache>,
+        limit: Duration,
     ) -> Result<Self, SetupError> {
-        let limit = configure.limits.resolve;
-        let roots = configure.resolver_roots.as_deref();
         Ok(Self {
-            upstream: Upstream::new(&configure.resolvers, roots, limit)?,
+            upstream: Upstream::new(servers, limit)?,
             cache,
-            hosts: Hosts::new(configure.hosts_file.clone()),
             refused,
             limit,
         })
@@ -237,7 +234,7 @@ impl Resolver {
         name: &HostName,
         family: Family,
     ) -> Result<Checked, ResolveError> {
-        let from_file = self.hosts.addresses(name);
+        let from_file = self.refused.named(name);
         if !from_file.is_empty() {
             return self.of_hosts(from_file, family);
         }

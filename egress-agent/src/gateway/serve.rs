@@ -32,7 +32,8 @@ use super::{
         write_message,
     },
     refuse::Refused,
-    resolve::{Resolver, SetupError, cache::Cache},
+    resolve::{self, Resolver, SetupError, cache::Cache},
+    seal::{Landlock, Seal, SealError},
     table::Table,
     worker::{Records, Shared, Worker},
 };
@@ -58,6 +59,9 @@ pub enum ServeError {
     /// The resolver.
     #[error(transparent)]
     Resolver(#[from] SetupError),
+    /// It cannot be sealed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
     /// A thread or its runtime.
     #[error("cannot start a worker: {0}")]
     Worker(#[source] io::Error),
@@ -67,17 +71,22 @@ impl ServeError {
     /// Whether the enforcer knows of it by a message.
     pub fn was_told(&self) -> bool {
         match self {
-            Self::Listen(_) | Self::Resolver(_) | Self::Worker(_) => true,
+            Self::Listen(_) | Self::Resolver(_) | Self::Seal(_) | Self::Worker(_) => true,
             Self::Control(_) | Self::Order => false,
         }
     }
 }
 
-/// Serves until the control stream ends. Call it on a current-thread runtime.
+/// Serves until the control stream ends. Call it on a current-thread runtime. `seal` is asked before
+/// anything is served.
 ///
 /// # Errors
 /// It cannot listen, or the control stream breaks; the enforcer was told where that is possible.
-pub async fn serve(control: UnixStream, identify: Arc<dyn Identify>) -> Result<(), ServeError> {
+pub async fn serve(
+    control: UnixStream,
+    identify: Arc<dyn Identify>,
+    seal: Arc<dyn Seal>,
+) -> Result<(), ServeError> {
     let (read, mut write) = control.into_split();
     let mut read = BufReader::new(read);
     let Some(first) = read_message(&mut read, TO_GATEWAY_MAX).await? else {
@@ -86,7 +95,7 @@ pub async fn serve(control: UnixStream, identify: Arc<dyn Identify>) -> Result<(
     let ToGateway::Configure(configure) = first else {
         return Err(ServeError::Order);
     };
-    let started = start(configure, identify).await;
+    let started = start(configure, identify, &*seal).await;
     let gateway = match started {
         Ok(gateway) => gateway,
         Err(error) => {
@@ -100,6 +109,7 @@ pub async fn serve(control: UnixStream, identify: Arc<dyn Identify>) -> Result<(
         proxy: gateway.proxy.clone(),
         dns: gateway.dns.clone(),
         connections: gateway.shared.limits.connections,
+        landlock: gateway.landlock,
     };
     write_message(&mut write, &ready).await?;
     gateway.control(read, write).await
@@ -110,6 +120,7 @@ struct Gateway {
     listen: Vec<SocketAddr>,
     proxy: Vec<SocketAddr>,
     dns: Vec<SocketAddr>,
+    landlock: Landlock,
     table: watch::Sender<Arc<Table>>,
     records: mpsc::Receiver<Record>,
     shared: Shared,
@@ -128,6 +139,7 @@ type Start = (Sockets, oneshot::Sender<io::Result<()>>);
 async fn start(
     mut configure: Configure,
     identify: Arc<dyn Identify>,
+    seal: &dyn Seal,
 ) -> Result<Gateway, ServeError> {
     let workers = configure.threads();
     // Its hard limit, see `spawn::confine`; without bound there are enough.
@@ -184,14 +196,18 @@ async fn start(
         .and_of(shared.table.clone());
     let cache = Arc::new(Cache::new(configure.cache.clone()));
     let tls = http::tls::config(&configure.roots);
+    let servers = resolve::Servers::read(&configure)?;
+    // Nothing is read any more, and the workers inherit it.
+    let landlock = seal.files()?;
     let (mut stop, mut waiting) = (Vec::new(), Vec::new());
     for (number, sockets) in sets.into_iter().enumerate() {
-        let (refused, configure) = (refused.clone(), configure.clone());
+        let (refused, servers) = (refused.clone(), servers.clone());
         let shared = Shared {
             counters: shared.counters.part(),
             ..shared.clone()
         };
         let (cache, tls) = (cache.clone(), tls.clone());
+        let limit = configure.limits.resolve;
         let under_way = working.clone();
         let (ready, is_ready) = oneshot::channel();
         let (start, started) = oneshot::channel();
@@ -200,7 +216,7 @@ async fn start(
             .name(format!("gateway-{number}"))
             .spawn(move || {
                 let made = || {
-                    let resolver = Resolver::new(&configure, refused, cache)?;
+                    let resolver = Resolver::new(&servers, refused, cache, limit)?;
                     Ok(Worker {
                         shared,
                         resolver,
@@ -216,10 +232,12 @@ async fn start(
         stop.push(stopper);
         waiting.push((sockets, start));
     }
+    seal.calls()?;
     let mut gateway = Gateway {
         listen: configure.listen,
         proxy: configure.proxy,
         dns: configure.dns,
+        landlock,
         table,
         records,
         shared,

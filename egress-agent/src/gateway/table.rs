@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     admit::Usage,
+    hosts::HostsTable,
     protocol::{Endpoints, RefusedNetworks},
 };
 use crate::policy::{compile::CompiledPolicy, rule::Mode};
@@ -15,6 +16,8 @@ pub struct Table {
     pub generation: u64,
     /// What no name may lead to.
     pub refused: RefusedNetworks,
+    /// The operator's own names.
+    pub hosts: Arc<HostsTable>,
     endpoints: HashMap<u32, EndpointState>,
 }
 
@@ -55,6 +58,7 @@ impl Table {
         Self {
             generation: message.generation,
             refused: message.refused.clone(),
+            hosts: message.hosts.clone(),
             endpoints: message.endpoints.iter().map(|e| (e.id, state(e))).collect(),
         }
     }

@@ -181,9 +181,7 @@ async fn an_address_that_was_the_names_a_moment_ago_is_no_mismatch() {
     told(&world, ENFORCED, "repo.test.").await;
     let moved = SocketAddr::from(([127, 0, 0, 2], to.port()));
     let listener = TcpListener::bind(moved).await.unwrap();
-    std::fs::write(&world.hosts, "127.0.0.2 repo.test\n").unwrap();
-    // The file is looked at once a second.
-    sleep(Duration::from_millis(1_100)).await;
+    world.name("repo.test", [127, 0, 0, 2]).await;
     for (endpoint, mismatch) in [(ENFORCED, false), (AUDITED, true)] {
         let mut stream = dial(&world, endpoint, to).await;
         stream.write_all(&hello("repo.test")).await.unwrap();

@@ -221,7 +221,9 @@ async fn a_live_connection_ends_when_policy_no_longer_allows_it() {
 async fn a_port_in_use_is_told_to_the_enforcer() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let task = tokio::spawn(async move { serve(theirs, Arc::new(Made(Arc::default()))).await });
+    let task = tokio::spawn(async move {
+        serve(theirs, Arc::new(Made(Arc::default())), Arc::new(Unsealed)).await
+    });
     let (read, mut write) = ours.into_split();
     let configure = Configure::new(vec![taken.local_addr().unwrap()], vec![]);
     write_message(&mut write, &ToGateway::Configure(configure))

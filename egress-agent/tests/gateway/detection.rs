@@ -172,7 +172,7 @@ async fn a_public_name_of_ech_is_denied_with_its_own_reason() {
 #[tokio::test]
 async fn a_public_name_of_ech_that_a_rule_names_is_allowed_and_told_of() {
     let mut world = world(&["cloudflare-ech.com:PORT"]).await;
-    std::fs::write(&world.hosts, "127.0.0.1 cloudflare-ech.com\n").unwrap();
+    world.name("cloudflare-ech.com", [127, 0, 0, 1]).await;
     let mut stream = world.dial(ENFORCED).await;
     exchange(&mut stream, &hello("cloudflare-ech.com")).await;
     let open = opened(world.record().await);
@@ -298,7 +298,7 @@ fn server_name(names: &[&str]) -> Vec<u8> {
 #[tokio::test]
 async fn a_browsers_hello_is_decided_by_its_outer_name_and_relayed_as_it_is() {
     let mut world = world(&["api.repo.test:PORT"]).await;
-    std::fs::write(&world.hosts, "127.0.0.1 api.repo.test\n").unwrap();
+    world.name("api.repo.test", [127, 0, 0, 1]).await;
     let bytes = include_bytes!("../../src/gateway/detect/captured/chromium.bin");
     let mut stream = world.dial(ENFORCED).await;
     stream.set_nodelay(true).unwrap();

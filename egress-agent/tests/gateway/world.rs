@@ -5,15 +5,22 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     os::fd::BorrowedFd,
-    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use egress_agent::{
-    gateway::{identify::Identify, protocol::*, resolve::server::NameServer, serve::serve},
+    gateway::{
+        hosts::HostsTable,
+        identify::Identify,
+        protocol::*,
+        resolve::server::NameServer,
+        seal::{Landlock, Seal, SealError},
+        serve::serve,
+    },
     policy::{
         flag::{allow_cidr, allow_host},
+        host::HostName,
         rule::{Mode, Rule},
     },
     telemetry::record::{Event, Record},
@@ -59,13 +66,8 @@ pub(crate) struct World {
     pub(crate) asked: Arc<Mutex<Vec<String>>>,
     pub(crate) messages: mpsc::UnboundedReceiver<FromGateway>,
     pub(crate) control: OwnedWriteHalf,
-    pub(crate) hosts: PathBuf,
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        std::fs::remove_file(&self.hosts).unwrap();
-    }
+    pub(crate) hosts: HostsTable,
+    pub(crate) applied: Endpoints,
 }
 
 pub(crate) async fn echo() -> SocketAddr {
@@ -146,6 +148,20 @@ pub(crate) fn endpoints(generation: u64, rules: Vec<Rule>, relay_loopback: bool)
         ],
         policies: BTreeMap::from([(1, rules.into())]),
         refused: RefusedNetworks::default(),
+        hosts: Arc::default(),
+    }
+}
+
+/// For a gateway that shares its process with its test.
+pub(crate) struct Unsealed;
+
+impl Seal for Unsealed {
+    fn files(&self) -> Result<Landlock, SealError> {
+        Ok(Landlock::Absent)
+    }
+
+    fn calls(&self) -> Result<(), SealError> {
+        Ok(())
     }
 }
 
@@ -164,22 +180,16 @@ impl World {
     }
 
     async fn with(limits: Limits, rules: &[String], roots: String) -> Self {
-        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let hosts =
-            std::env::temp_dir().join(format!("gateway-hosts-{}-{number}", std::process::id()));
-        std::fs::write(&hosts, "127.0.0.1 repo.test sub.wild.test dead.test\n").unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let origin = Made(Arc::default());
         let (ours, theirs) = UnixStream::pair().unwrap();
         let identify = Arc::new(origin.clone());
-        tokio::spawn(async move { serve(theirs, identify).await });
+        tokio::spawn(async move { serve(theirs, identify, Arc::new(Unsealed)).await });
         // On ::1 alone: 127.0.0.1 would then be the gateway's own, and upstreams are there.
         let any: SocketAddr = "[::1]:0".parse().unwrap();
         let mut configure = Configure::new(vec![any], vec![any]);
         configure.proxy = vec![any];
         configure.resolvers = vec![NameServer::udp(name_server(asked.clone()).await)];
-        configure.hosts_file = hosts.clone();
         configure.workers = Some(2);
         configure.roots = roots;
         configure.limits = limits;
@@ -209,18 +219,36 @@ impl World {
             asked,
             messages,
             control,
-            hosts,
+            hosts: HostsTable::new(),
+            applied: Endpoints::default(),
         };
+        for name in ["repo.test", "sub.wild.test", "dead.test"] {
+            world.hosts.insert(
+                HostName::from_text(name).unwrap(),
+                vec![[127, 0, 0, 1].into()],
+            );
+        }
         let rules = rules.iter().map(|rule| parse(rule)).collect();
         world.apply(endpoints(1, rules, false)).await;
         world
     }
 
-    pub(crate) async fn apply(&mut self, endpoints: Endpoints) {
+    pub(crate) async fn apply(&mut self, mut endpoints: Endpoints) {
+        endpoints.hosts = Arc::new(self.hosts.clone());
+        self.applied = endpoints.clone();
         let generation = endpoints.generation;
         let message = ToGateway::Endpoints(endpoints);
         write_message(&mut self.control, &message).await.unwrap();
         while self.next().await != (FromGateway::Applied { generation }) {}
+    }
+
+    /// Has the hosts file say this of a name, and nothing else.
+    pub(crate) async fn name(&mut self, name: &str, address: [u8; 4]) {
+        let name = HostName::from_text(name).unwrap();
+        self.hosts = HostsTable::from([(name, vec![address.into()])]);
+        let mut endpoints = self.applied.clone();
+        endpoints.generation += 1;
+        self.apply(endpoints).await;
     }
 
     pub(crate) async fn next(&mut self) -> FromGateway {

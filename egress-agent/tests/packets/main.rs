@@ -63,6 +63,9 @@ fn every_reason_has_a_packet() {
         // The reason of a call, and that of an outcome that there is not.
         DropReason::RawSocket,
         DropReason::Internal,
+        // Of the gateway itself: `egress_common::contain`, and tests/tests/contained.rs.
+        DropReason::RefusedNetwork,
+        DropReason::PortNotNamed,
     ];
     let mut found = BTreeSet::from(beside);
     for case in table::packets().iter().chain(&table::frames()) {

@@ -6,14 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use egress_agent::gateway::{
-    refuse::Refused,
-    resolve::{
-        Family, ResolveError, Resolver,
-        cache::{Cache, CacheBounds},
-        server::NameServer,
-        upstream::ADDRESSES_MAX,
-    },
+use egress_agent::gateway::resolve::{
+    Family, ResolveError,
+    cache::{Cache, CacheBounds},
+    server::NameServer,
+    upstream::ADDRESSES_MAX,
 };
 use futures_util::future::join_all;
 
@@ -31,8 +28,7 @@ async fn many_who_ask_at_once_make_one_query_a_family() {
     // Two workers with one cache.
     let cache = Arc::new(Cache::new(CacheBounds::default()));
     let configure = configure(&[NameServer::udp(server.address)]);
-    let workers =
-        [(); 2].map(|()| Resolver::new(&configure, Refused::default(), cache.clone()).unwrap());
+    let workers = [(); 2].map(|()| made(&configure, cache.clone()).unwrap());
     let name = host("a.test");
     let all = (0..200).map(|n| workers[n % 2].addresses(&name));
     for one in join_all(all).await {

@@ -9,9 +9,9 @@ use std::{
 };
 
 use egress_agent::gateway::{
-    refuse::{Refusal, Refused},
+    refuse::Refusal,
     resolve::{
-        ResolveError, Resolver,
+        ResolveError,
         cache::{Cache, CacheBounds},
         server::NameServer,
     },
@@ -314,7 +314,7 @@ async fn an_answer_cut_at_any_byte_never_ends_the_resolver() {
     let mut configure = configure(&[format!("tcp://{}", server.address).parse().unwrap()]);
     configure.limits.resolve = Duration::from_millis(100);
     let cache = Arc::new(Cache::new(configure.cache.clone()));
-    let resolver = Resolver::new(&configure, Refused::default(), cache).unwrap();
+    let resolver = made(&configure, cache).unwrap();
     for cut in (0..64).chain([10_000]) {
         CUT.store(cut, Ordering::Relaxed);
         let outcome = v4(&resolver, &format!("n{cut}.test")).await;

@@ -2,7 +2,6 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -12,7 +11,7 @@ use egress_agent::{
         protocol::Configure,
         refuse::Refused,
         resolve::{
-            Answer, Family, ResolveError, Resolver,
+            Answer, Family, ResolveError, Resolver, Servers, SetupError,
             cache::{Cache, CacheBounds},
             server::NameServer,
         },
@@ -250,14 +249,23 @@ pub(crate) fn wire(name: &str) -> Vec<u8> {
 pub(crate) fn configure(servers: &[NameServer]) -> Configure {
     let mut configure = Configure::new(Vec::new(), Vec::new());
     configure.resolvers = servers.to_vec();
-    configure.hosts_file = PathBuf::from("/nonexistent");
     configure.limits.resolve = Duration::from_secs(2);
     configure
 }
 
 pub(crate) fn resolver(servers: &[NameServer], bounds: CacheBounds) -> Resolver {
     let cache = Arc::new(Cache::new(bounds));
-    Resolver::new(&configure(servers), Refused::default(), cache).unwrap()
+    made(&configure(servers), cache).unwrap()
+}
+
+pub(crate) fn made(configure: &Configure, cache: Arc<Cache>) -> Result<Resolver, SetupError> {
+    let servers = Servers::read(configure)?;
+    Resolver::new(
+        &servers,
+        Refused::default(),
+        cache,
+        configure.limits.resolve,
+    )
 }
 
 pub(crate) fn host(name: &str) -> HostName {

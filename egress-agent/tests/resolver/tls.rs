@@ -9,10 +9,7 @@ use std::{
     },
 };
 
-use egress_agent::gateway::{
-    refuse::Refused,
-    resolve::{Answer, ResolveError, Resolver, cache::Cache},
-};
+use egress_agent::gateway::resolve::{Answer, ResolveError, cache::Cache};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
 use tokio::net::{TcpListener, UdpSocket};
@@ -91,7 +88,7 @@ async fn ask(
     let file = roots.file();
     configure.resolver_roots = Some(file.clone());
     let cache = Arc::new(Cache::new(configure.cache.clone()));
-    let resolver = Resolver::new(&configure, Refused::default(), cache);
+    let resolver = made(&configure, cache);
     std::fs::remove_file(file).unwrap();
     v4(&resolver.unwrap(), "a.test").await
 }
@@ -129,7 +126,7 @@ async fn the_systems_roots_do_not_trust_a_stranger() {
     let configure = configure(&[server]);
     let cache = Arc::new(Cache::new(configure.cache.clone()));
     // Where the system has no roots, it says so.
-    match Resolver::new(&configure, Refused::default(), cache) {
+    match made(&configure, cache) {
         Ok(resolver) => assert!(v4(&resolver, "a.test").await.is_err()),
         Err(error) => assert!(error.to_string().contains("root certificates"), "{error}"),
     }

@@ -89,6 +89,9 @@ fn every_outcome_is_generated() {
         DropReason::UnknownEndpoint,
         DropReason::NoEndpoint,
         DropReason::Internal,
+        // Of the gateway itself.
+        DropReason::RefusedNetwork,
+        DropReason::PortNotNamed,
     ];
     let decided = DropReason::ALL.iter().filter(|r| !of_hooks.contains(r));
     let reasons = decided.map(|reason| reason.name());

@@ -28,7 +28,11 @@ use crate::{
         state::{EndpointState, LinkState},
     },
     exec::slot::Slot,
-    gateway::{hosts, protocol::Limits, resolve::server::NameServer},
+    gateway::{
+        hosts::{self, Hosts, HostsTable},
+        protocol::Limits,
+        resolve::server::NameServer,
+    },
     policy::{
         compile::CompiledPolicy,
         load::load_files,
@@ -96,12 +100,12 @@ impl Allowed {
     /// Addresses that the operator has named: those that the node's hosts file gives to allowed
     /// names, and allowed networks of one address. They are the gateway's to judge, even where
     /// they are the node's own.
-    fn named(&self, hosts_file: &Path) -> BTreeSet<IpAddr> {
+    fn named(&self, hosts: &HostsTable) -> BTreeSet<IpAddr> {
         let policy = CompiledPolicy::new(&self.rules);
-        let by_name = hosts::read(hosts_file)
-            .into_iter()
+        let by_name = hosts
+            .iter()
             .filter(|(name, _)| policy.decide_look_up(name).is_ok())
-            .flat_map(|(_, addresses)| addresses);
+            .flat_map(|(_, addresses)| addresses.iter().copied());
         let networks = self.rules.iter().flat_map(|rule| match &rule.allow {
             Allow::Cidrs { cidrs, .. } => cidrs.as_slice(),
             Allow::Hosts { .. } | Allow::Http { .. } => &[],
@@ -147,7 +151,8 @@ pub(super) async fn plan(
     allowed: &Allowed,
     node: &Node,
 ) -> anyhow::Result<Plan> {
-    let named = allowed.named(Path::new(hosts::FILE));
+    let hosts = Hosts::read(Path::new(hosts::FILE));
+    let named = allowed.named(&hosts.names());
     let link = match allowed.mode {
         Mode::Enforce => Some(link(slot, node).await?),
         Mode::Audit => None,
@@ -178,6 +183,7 @@ pub(super) async fn plan(
         .filter(|(network, class)| *class != Class::Node || !named.contains(&network.addr()));
     Ok(Plan {
         networks: networks.collect(),
+        hosts,
         endpoints: vec![EndpointPlan {
             name: endpoint_name(name),
             cgroup: cgroup.to_owned(),
@@ -266,7 +272,7 @@ mod tests {
             allow_cidr("172.16.0.0/12").unwrap(),
         ];
         let allowed = Allowed::new(rules, &[], false, false).unwrap();
-        let named = allowed.named(&file);
+        let named = allowed.named(&hosts::read(&file));
         std::fs::remove_file(&file).unwrap();
         let want = ["10.0.0.9", "127.0.0.1", "192.168.7.7"];
         let want: BTreeSet<IpAddr> = want.iter().map(|ip| ip.parse().unwrap()).collect();

@@ -8,6 +8,7 @@ use std::{
 
 use egress_common::endpoint::Gateway;
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::{InstanceError, READY};
@@ -15,11 +16,37 @@ use crate::{
     gateway::{
         inherit::Inherited,
         protocol::{Configure, FromGateway, Limits, ToGateway},
-        resolve::{cache::CacheBounds, server::NameServer},
-        spawn::{ControlReceiver, ControlSender, GatewayChild, SpawnOptions, spawn},
+        resolve::{
+            cache::CacheBounds,
+            server::{self, NameServer},
+        },
+        seal::Landlock,
+        spawn::{ControlReceiver, ControlSender, GatewayChild, SpawnOptions, confine, spawn},
     },
     telemetry::record::Event,
 };
+
+/// What holds a gateway, beside that it has no privilege.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Contained {
+    /// Whether its system calls are filtered.
+    pub seccomp: bool,
+    /// What Landlock does.
+    pub landlock: Landlock,
+    /// Where the kernel lets it connect to.
+    pub reach: Extent,
+}
+
+/// Where a gateway may connect to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Extent {
+    /// Where some policy may lead.
+    Policy,
+    /// To anywhere: some endpoint is in Audit.
+    Wide,
+}
 
 /// Where the gateway of an instance listens, and how it works.
 #[derive(Debug, Clone)]
@@ -67,6 +94,16 @@ impl GatewayPlan {
         addresses.map(|ip| SocketAddr::new(ip, port)).collect()
     }
 
+    /// The node's name servers, where none are configured: the gateway reads no files, and the kernel
+    /// lets it to those alone.
+    pub(super) fn find_resolvers(&mut self) -> Result<(), InstanceError> {
+        if self.resolvers.is_empty() {
+            let found = server::of_node();
+            self.resolvers = found.map_err(|error| InstanceError::Gateway(error.to_string()))?;
+        }
+        Ok(())
+    }
+
     fn configure(&self) -> Configure {
         let mut configure = Configure::new(self.at(self.port), self.at(self.dns_port));
         configure.proxy = self.at(self.proxy_port);
@@ -103,6 +140,7 @@ pub(super) async fn start_gateway(
         ControlSender,
         GatewayChild,
         mpsc::UnboundedReceiver<FromGateway>,
+        Landlock,
     ),
     InstanceError,
 > {
@@ -120,13 +158,19 @@ pub(super) async fn start_gateway(
     let configure = ToGateway::Configure(configure);
     process.sender.send(&configure).await?;
     let ready = tokio::time::timeout(READY, process.receiver.receive()).await;
-    match ready {
-        Ok(Ok(Some(FromGateway::Ready { connections, .. }))) if connections < wanted => {
-            tracing::warn!(
-                "the gateway has descriptors for {connections} connections at once, not for {wanted}: raise RLIMIT_NOFILE, or give the agent CAP_SYS_RESOURCE"
-            );
+    let landlock = match ready {
+        Ok(Ok(Some(FromGateway::Ready {
+            landlock,
+            connections,
+            ..
+        }))) => {
+            if connections < wanted {
+                tracing::warn!(
+                    "the gateway has descriptors for {connections} connections at once, not for {wanted}: raise RLIMIT_NOFILE, or give the agent CAP_SYS_RESOURCE"
+                );
+            }
+            landlock
         }
-        Ok(Ok(Some(FromGateway::Ready { .. }))) => {}
         Ok(Ok(Some(FromGateway::Failed { message }))) => {
             return Err(InstanceError::Gateway(message));
         }
@@ -136,10 +180,16 @@ pub(super) async fn start_gateway(
             let message = format!("it did not listen within {} s", READY.as_secs());
             return Err(InstanceError::Gateway(message));
         }
+    };
+    let pid = process.process.id().unwrap_or_default();
+    // As the kernel says it, whatever the gateway says.
+    if !confine::is_filtered(pid) {
+        let message = "its system calls are not filtered".to_owned();
+        return Err(InstanceError::Gateway(message));
     }
     let (to, from_gateway) = mpsc::unbounded_channel();
     tokio::spawn(receive(process.receiver, to));
-    Ok((process.sender, process.process, from_gateway))
+    Ok((process.sender, process.process, from_gateway, landlock))
 }
 
 /// A task of its own, since receiving must not be broken off half-way. It ends with a gateway that

@@ -84,7 +84,13 @@ impl Running {
         self.unreclaimed = None;
         self.write_names();
         let links = self.instance.enforcer().links();
-        let record = posture::node("kept", &self.instance.plan(), true, links);
+        let record = posture::node(
+            "kept",
+            &self.instance.plan(),
+            true,
+            links,
+            self.instance.contained(),
+        );
         self.sink.write(&record);
     }
 

@@ -8,7 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig};
+use hickory_resolver::{
+    config::{ConnectionConfig, NameServerConfig},
+    system_conf::read_system_conf,
+};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring,
@@ -17,6 +20,7 @@ use rustls::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::SetupError;
 use crate::policy::host::{HostName, HostNameError};
 
 /// RFC 1035 section 4.2.
@@ -184,6 +188,17 @@ impl From<NameServer> for String {
     fn from(server: NameServer) -> Self {
         server.to_string()
     }
+}
+
+/// The node's own, as resolv.conf has them.
+///
+/// # Errors
+/// It cannot be read, or names none.
+pub fn of_node() -> Result<Vec<NameServer>, SetupError> {
+    let read = read_system_conf().map_err(|error| SetupError::Servers(error.to_string()))?;
+    let servers = read.0.name_servers().iter();
+    let servers = servers.map(|it| NameServer::udp(SocketAddr::new(it.ip, DNS_PORT)));
+    Ok(servers.collect())
 }
 
 /// Why nobody's certificate can be verified.

@@ -2,7 +2,6 @@
 
 use std::{
     net::IpAddr,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -13,15 +12,15 @@ use std::{
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use hickory_resolver::{
     Resolver as Hickory, TokioResolver,
-    config::{ResolveHosts, ResolverConfig, ResolverOpts},
+    config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
     lookup::Lookup,
     net::{DnsError, NetError, runtime::TokioRuntimeProvider},
     proto::{
         op::ResponseCode,
         rr::{Name, RData, Record, RecordType},
     },
-    system_conf::read_system_conf,
 };
+use rustls::ClientConfig;
 use tokio::time::timeout;
 
 use super::{
@@ -29,7 +28,7 @@ use super::{
     cache::{CacheBounds, Found, Key, Missing},
     server::{self, NameServer},
 };
-use crate::policy::host::HostName;
+use crate::{gateway::protocol::Configure, policy::host::HostName};
 
 /// Addresses that are taken of one name and family; what else there is is neither dialled nor
 /// handed out. A message over TCP holds some 4,000, and no client tries so many.
@@ -59,44 +58,57 @@ pub struct Upstream {
     limit: Duration,
 }
 
-impl Upstream {
-    /// With these servers, or the node's where there are none. `limit` is for one question.
+/// The name servers and how they are spoken to. All that has to be read for that was read.
+#[derive(Clone)]
+pub struct Servers {
+    configs: Vec<NameServerConfig>,
+    options: ResolverOpts,
+    tls: Option<ClientConfig>,
+}
+
+impl Servers {
+    /// Those of the configuration, or the node's where there are none.
     ///
     /// # Errors
     /// The node's resolv.conf or the root certificates cannot be read.
-    pub fn new(
-        servers: &[NameServer],
-        roots: Option<&Path>,
-        limit: Duration,
-    ) -> Result<Self, SetupError> {
-        let failed = |error: NetError| SetupError::Servers(error.to_string());
-        let (configs, mut options) = match servers {
-            [] => {
-                let (config, options) = read_system_conf().map_err(failed)?;
-                (config.into_parts().2, options)
-            }
-            servers => {
-                let configs = servers.iter().map(NameServer::config).collect();
-                (configs, ResolverOpts::default())
-            }
+    pub fn read(configure: &Configure) -> Result<Self, SetupError> {
+        let servers = match configure.resolvers.as_slice() {
+            [] => server::of_node()?,
+            servers => servers.to_vec(),
         };
+        let mut options = ResolverOpts::default();
         harden(&mut options);
         let tls = match servers.iter().any(NameServer::is_tls) {
-            true => Some(server::tls_config(roots)?),
+            true => Some(server::tls_config(configure.resolver_roots.as_deref())?),
             false => None,
         };
-        let servers = configs.into_iter().map(|config| {
-            let config = ResolverConfig::from_name_servers(vec![config]);
+        Ok(Self {
+            configs: servers.iter().map(NameServer::config).collect(),
+            options,
+            tls,
+        })
+    }
+}
+
+impl Upstream {
+    /// `limit` is for one question.
+    ///
+    /// # Errors
+    /// A server cannot be asked in the way that is configured.
+    pub fn new(servers: &Servers, limit: Duration) -> Result<Self, SetupError> {
+        let made = servers.configs.iter().map(|config| {
+            let config = ResolverConfig::from_name_servers(vec![config.clone()]);
             let provider = TokioRuntimeProvider::default();
             let mut builder = Hickory::builder_with_config(config, provider);
-            *builder.options_mut() = options.clone();
-            if let Some(tls) = &tls {
+            *builder.options_mut() = servers.options.clone();
+            if let Some(tls) = &servers.tls {
                 builder = builder.with_tls_config(tls.clone());
             }
-            builder.build().map_err(failed)
+            let built = builder.build();
+            built.map_err(|error: NetError| SetupError::Servers(error.to_string()))
         });
         Ok(Self {
-            servers: servers.collect::<Result<_, _>>()?,
+            servers: made.collect::<Result<_, _>>()?,
             good: Arc::default(),
             limit,
         })

@@ -204,6 +204,23 @@ pub fn verify() -> Result<(), PrivilegeError> {
     }
 }
 
+/// Whether seccomp filters the calls of every thread of a process, as the kernel says.
+pub fn is_filtered(pid: u32) -> bool {
+    let filtered = |status: &str| status.lines().any(|line| line == "Seccomp:\t2");
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    let mut threads = threads.filter_map(Result::ok);
+    threads.all(|thread| {
+        let status = fs::read_to_string(thread.path().join("status"));
+        // One that has ended meanwhile does nothing any more.
+        status.map_or_else(
+            |error| error.kind() == io::ErrorKind::NotFound,
+            |it| filtered(&it),
+        )
+    })
+}
+
 /// The first line of a `/proc/PID/status` that shows a privilege, or that is missing.
 fn left(status: &str) -> Option<String> {
     let field = |name: &str| {
