@@ -136,7 +136,13 @@ pub(super) fn gateway(
         cache: defaults.cache.bounds(),
         answer_grace: defaults.answer_grace(),
         permitted_answers,
-        limits: Limits::default(),
+        limits: Limits {
+            // More than any command has, and few enough that descriptors are not asked for.
+            connections: 4_096,
+            connections_per_endpoint: 4_096,
+            connections_per_second: 0,
+            ..Limits::default()
+        },
         refused_answers: Vec::new(),
         roots,
         on_loopback,
