@@ -17,7 +17,7 @@ use egress_common::{
 /// Asks `contain`.
 #[inline(always)]
 pub(crate) fn judge(attempt: &Attempt, endpoint: &Endpoint, gateway: &Gateway) -> Outcome {
-    Outcome::of_verdict(judge_apart(attempt, endpoint, gateway))
+    Outcome::of_number(judge_apart(attempt, endpoint, gateway))
 }
 
 /// A function of its own, so that its keys lie in a stack frame of their own. Segments of what has
@@ -25,7 +25,7 @@ pub(crate) fn judge(attempt: &Attempt, endpoint: &Endpoint, gateway: &Gateway) -
 #[inline(never)]
 fn judge_apart(attempt: &Attempt, endpoint: &Endpoint, gateway: &Gateway) -> u8 {
     let verdict = contain(attempt, endpoint, gateway, &World(gateway));
-    Outcome::number(verdict, || attempt.protocol == TCP && !attempt.opens())
+    Outcome::numbered(verdict, attempt.protocol == TCP && !attempt.opens())
 }
 
 /// The maps, and where the gateway is.

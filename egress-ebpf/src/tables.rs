@@ -33,26 +33,19 @@ impl Outcome {
     /// Allowed, this time.
     pub(crate) const ONCE: Self = Self(ALLOW_ONCE);
 
-    /// Denied, by a reason's number.
+    /// Denied, by a reason's number; or what [`numbered`](Self::numbered) has made.
     #[inline(always)]
     pub(crate) const fn of_number(reason: u8) -> Self {
         Self(reason)
     }
 
-    /// Of a verdict's number, see [`number`](Self::number).
+    /// What is not sent elsewhere, as a number; `lasts` where the next one like it is allowed, too.
     #[inline(always)]
-    pub(crate) const fn of_verdict(number: u8) -> Self {
-        Self(number)
-    }
-
-    /// A verdict's number; `lasts` is asked of what is allowed.
-    #[inline(always)]
-    pub(crate) fn number(verdict: Verdict, lasts: impl FnOnce() -> bool) -> u8 {
+    pub(crate) fn numbered(verdict: Verdict, lasts: bool) -> u8 {
         forgotten(match verdict {
-            Verdict::Allow if lasts() => ALLOW,
+            Verdict::Allow if lasts => ALLOW,
             Verdict::Allow => ALLOW_ONCE,
-            Verdict::Redirect(Service::Proxy) => TO_PROXY,
-            Verdict::Redirect(Service::Resolver) => TO_RESOLVER,
+            Verdict::Redirect(_) => DropReason::Internal as u8,
             Verdict::Deny(reason) => reason as u8,
         })
     }
@@ -91,10 +84,15 @@ pub(crate) fn judge(
 #[inline(never)]
 fn decide_apart(ctx: *mut c_void, attempt: &Attempt, endpoint: &Endpoint, gateway: &Gateway) -> u8 {
     let maps = Maps::new(ctx);
-    Outcome::number(decide(attempt, endpoint, gateway, &maps), || {
+    let outcome = match decide(attempt, endpoint, gateway, &maps) {
         // An answer is one only while its flow is known, and what opens something is published.
-        !maps.answered.get() && !publishes(attempt, gateway)
-    })
+        Verdict::Allow if maps.answered.get() || publishes(attempt, gateway) => ALLOW_ONCE,
+        Verdict::Allow => ALLOW,
+        Verdict::Redirect(Service::Proxy) => TO_PROXY,
+        Verdict::Redirect(Service::Resolver) => TO_RESOLVER,
+        Verdict::Deny(reason) => reason as u8,
+    };
+    forgotten(outcome)
 }
 
 /// The same value, by way of a byte on the stack, of which the verifier keeps no value. Else each

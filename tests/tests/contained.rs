@@ -250,7 +250,7 @@ fn in_audit_it_is_held_less() -> Result<()> {
     is_held(&scene, &agent, As::User, &attack, outside, "direct_udp")
 }
 
-/// A name of the hosts file, and a port that a policy names only now, are reached at once.
+/// A port that a policy names is reached from then on, and one that none names any more is not.
 #[test]
 fn it_follows_the_policy() -> Result<()> {
     let scene = Scene::new()?;
@@ -265,11 +265,27 @@ fn it_follows_the_policy() -> Result<()> {
         outside,
         "port_not_named",
     )?;
-    let more = "    - hosts: [\"db.vendor.test\"]\n      ports: [8443]\n";
+    let more = "    - hosts: [\"db.vendor.test\"]\n      ports: [8443]\n    \
+        - cidrs: [\"192.168.7.0/24\"]\n      ports: [8443]\n";
     agent.reload(&Config::default().and_policy(more).policy)?;
-    agent
-        .records
-        .wait_for("a posture", |record| record.text("/state") == "reloaded")?;
+    reloaded(&agent, 1)?;
     attack_as(&scene, As::User, &["tcp", &to])?.ok()?;
+    let private = ip("192.168.7.1");
+    reaches(&scene, "tcp", SocketAddr::new(private, 8443))?;
+
+    agent.reload(&Config::default().policy)?;
+    reloaded(&agent, 2)?;
+    for (to, reason) in [(outside, "port_not_named"), (private, "refused_network")] {
+        let text = SocketAddr::new(to, 8443).to_string();
+        is_held(&scene, &agent, As::User, &["tcp", &text], to, reason)?;
+    }
     Ok(())
+}
+
+/// Waits until the agent has read its policy that many times again.
+fn reloaded(agent: &Agent<'_>, times: usize) -> Result<()> {
+    process::eventually("a reload", || {
+        let told = |record: &Record| record.text("/state") == "reloaded";
+        Ok((agent.records.matching(told)?.len() == times).then_some(()))
+    })
 }

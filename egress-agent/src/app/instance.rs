@@ -350,9 +350,9 @@ impl Instance {
     /// What the gateway is about to dial, it may by then.
     fn widen(&mut self, reach: &Reach) -> Result<(), InstanceError> {
         self.enforcer.widen_reach(&reach.state)?;
-        let servers = [(SERVERS, Arc::clone(&reach.servers))];
-        self.enforcer.set_direct(&servers.into())?;
         if reach.wide {
+            let servers = [(SERVERS, Arc::clone(&reach.servers))];
+            self.enforcer.set_direct(&servers.into())?;
             let state = gateway_state(self.cgroup, reach);
             self.enforcer.set_endpoint(&state)?;
         }
