@@ -43,6 +43,42 @@ pub(crate) fn write(output: &Path, found: &Map<String, Value>) -> Result<Vec<Str
     Ok(names)
 }
 
+/// Writes pictures of what the gateway costs, and returns their names.
+pub(crate) fn write_gateway(output: &Path, figures: &Value) -> Result<Vec<String>> {
+    let pictures = [
+        (
+            "gateway-bytes.svg",
+            "Bytes through the gateway and others",
+            "/GB",
+        ),
+        (
+            "gateway-connections.svg",
+            "Connections through the gateway and others",
+            " µs/",
+        ),
+        ("gateway-latency.svg", "How long they take", ", p"),
+    ];
+    let mut names = Vec::new();
+    for (name, title, part) in pictures {
+        let figures = figures.as_array().into_iter().flatten();
+        let panels = figures.filter_map(|found| {
+            let figure = text(&found["figure"]);
+            let all = found["all"].as_array()?.iter();
+            let bars = all.map(|it| Bar::new(text(&it["who"]), &it["value"]));
+            figure.contains(part).then(|| (figure, bars.collect()))
+        });
+        let panels: Vec<_> = panels.collect();
+        if panels.is_empty() {
+            continue;
+        }
+        let path = output.join(name);
+        fs::write(&path, bars(title, &panels))
+            .with_context(|| format!("could not write {}", path.display()))?;
+        names.push(path.display().to_string());
+    }
+    Ok(names)
+}
+
 fn runs(found: &Value) -> String {
     let sizes = found.as_array().into_iter().flatten();
     let sizes: Vec<&Value> = sizes.filter(|size| size["endpoints"] == 1).collect();

@@ -1,5 +1,5 @@
 //! What the enforcer costs: its programs one by one, packets and connections over veth beside
-//! nftables and ipset, and loading very many entries.
+//! nftables and ipset, and loading very many entries. And what the gateway costs, beside others.
 #![allow(
     clippy::print_stdout,
     reason = "a command-line tool: what it prints is its result"
@@ -11,6 +11,7 @@ mod chart;
 mod clock;
 mod figures;
 mod flood;
+mod gateway;
 mod kernel;
 mod load;
 mod runs;
@@ -53,9 +54,24 @@ struct Arguments {
     own: Option<Own>,
 }
 
-/// What it starts itself.
+/// Another subject, and what it starts itself.
 #[derive(Subcommand)]
 enum Own {
+    /// Measures what the gateway costs
+    Gateway(gateway::Gateway),
+    /// The client of that, in a pod
+    #[command(hide = true)]
+    Load {
+        /// To whom
+        target: SocketAddr,
+        /// A name that is not allowed
+        denied: String,
+        /// Names that are
+        names: Vec<String>,
+    },
+    /// A bare relay, to compare with
+    #[command(hide = true)]
+    Relay(gateway::relay::Relay),
     /// A client in a pod
     #[command(hide = true)]
     Client {
@@ -91,8 +107,16 @@ impl Effort {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    if let Some(Own::Client { server }) = arguments.own {
-        return tcp::client(server);
+    match &arguments.own {
+        Some(Own::Gateway(options)) => return gateway::measure(options),
+        Some(Own::Load {
+            target,
+            denied,
+            names,
+        }) => return gateway::load::run(*target, names, denied),
+        Some(Own::Relay(relay)) => return gateway::relay::run(relay),
+        Some(Own::Client { server }) => return tcp::client(*server),
+        None => {}
     }
     if let Some(path) = &arguments.object {
         kernel::use_object(path)?;

@@ -62,14 +62,7 @@ enum Task {
         filter: Vec<String>,
     },
     /// Set up, build optimised, and measure beside others; needs root
-    Bench {
-        /// What
-        #[arg(value_enum)]
-        what: bench::Subject,
-        /// About a minute, and rough
-        #[arg(long)]
-        quick: bool,
-    },
+    Bench(bench::Options),
     /// Build the fuzzers, and run each or one of them
     Fuzz {
         /// Only this one
@@ -98,7 +91,7 @@ fn main() -> Result<()> {
             Some(version) => suite::test_in(version, &filter),
             None => suite::test(&filter),
         },
-        Task::Bench { what, quick } => bench::run(what, quick),
+        Task::Bench(options) => bench::run(&options),
         Task::Fuzz { target, seconds } => fuzz::run(target, seconds),
         Task::Ci => ci::run(),
     }

