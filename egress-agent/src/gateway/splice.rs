@@ -115,7 +115,8 @@ pub(super) const LIFETIME: &str = "lifetime_over";
 /// Returns once a connection that was accepted then has lasted as long as it may.
 pub(super) async fn lifetime_over(accepted: std::time::Instant, lifetime: Option<Duration>) {
     match lifetime {
-        Some(lifetime) => sleep_until(Instant::from_std(accepted) + lifetime).await,
+        // Apart, so that it takes no room where there is none.
+        Some(lifetime) => Box::pin(sleep_until(Instant::from_std(accepted) + lifetime)).await,
         None => std::future::pending().await,
     }
 }

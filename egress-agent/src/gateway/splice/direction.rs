@@ -212,10 +212,13 @@ impl Direction<'_> {
             // It is tried before it is waited for: mostly there is room.
             match to.try_io(Interest::WRITABLE, || pipe.drain(to)) {
                 Ok(wrote) => self.account(wrote),
-                Err(error) if is_again(&error) => match timeout(STALL, to.writable()).await {
-                    Ok(writable) => writable.map_err(|_gone| self.ends.writing)?,
-                    Err(_elapsed) => return Ok(Drained::Stalled),
-                },
+                // Apart, so that it takes no room in tunnels that never wait for it.
+                Err(error) if is_again(&error) => {
+                    match Box::pin(timeout(STALL, to.writable())).await {
+                        Ok(writable) => writable.map_err(|_gone| self.ends.writing)?,
+                        Err(_elapsed) => return Ok(Drained::Stalled),
+                    }
+                }
                 Err(error) if is_refused(&error) => {
                     self.relayed.note(Splice::Refused);
                     return Ok(Drained::Stalled);
