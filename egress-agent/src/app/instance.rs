@@ -21,7 +21,7 @@ use crate::{
         cgroup::{self, CgroupError, CgroupId},
         events::Report,
         node::{Node, NodeError},
-        state::EndpointState,
+        state::{EndpointState, pinned_sets},
         tamper::Fault,
     },
     gateway::{
@@ -115,15 +115,16 @@ pub fn cgroup_of(instance: &str) -> Result<PathBuf, CgroupError> {
     Ok(cgroup::root()?.join("egress-agent").join(instance))
 }
 
-/// The number of the set of its name servers: policies' numbers are counted from 1.
+/// The number of the set of its name servers, where no earlier agent has given one: policies' numbers
+/// are counted from 1.
 const SERVERS: u32 = 1 << 31;
 
 /// The gateway as an endpoint.
-fn gateway_state(cgroup: CgroupId, reach: &Reach) -> EndpointState {
+fn gateway_state(cgroup: CgroupId, servers: u32, reach: &Reach) -> EndpointState {
     let wide = if reach.wide { WIDE } else { 0 };
     EndpointState {
         id: GATEWAY_ID,
-        policy: SERVERS,
+        policy: servers,
         // What it must not reach it never has to: also where an endpoint is in Audit.
         mode: MODE_ENFORCE,
         flags: IS_GATEWAY | wide,
@@ -160,6 +161,8 @@ pub struct Instance {
     gateway: GatewayPlan,
     /// The gateway's.
     cgroup: CgroupId,
+    /// The number of the set of its name servers.
+    servers: u32,
     /// What the gateway may reach.
     reach: Reach,
     /// What its process is held by.
@@ -206,7 +209,10 @@ impl Instance {
         let own = cgroup::identify(&gateway_cgroup)?;
         let levels = plan.cgroup_levels() | cgroup::levels([own].into_iter());
         enforcer.set_config(gateway.for_maps(), levels)?;
-        let state = gateway_state(own, &reach);
+        // An earlier agent's, should this one have to give the instance back.
+        let pinned = pinned_sets(enforcer.pins())?.remove(&GATEWAY_ID);
+        let servers = pinned.filter(|place| *place != 0).unwrap_or(SERVERS);
+        let state = gateway_state(own, servers, &reach);
         // Where there is one that serves still, it goes on as it is held.
         if !enforcer.is_endpoint(&state)? {
             enforcer.renew(state.id)?;
@@ -236,6 +242,7 @@ impl Instance {
             names: HashMap::new(),
             gateway,
             cgroup: own,
+            servers,
             reach: Reach::default(),
             landlock,
             plan: Arc::default(),
@@ -351,9 +358,9 @@ impl Instance {
     fn widen(&mut self, reach: &Reach) -> Result<(), InstanceError> {
         self.enforcer.widen_reach(&reach.state)?;
         if reach.wide {
-            let servers = [(SERVERS, Arc::clone(&reach.servers))];
+            let servers = [(self.servers, Arc::clone(&reach.servers))];
             self.enforcer.set_direct(&servers.into())?;
-            let state = gateway_state(self.cgroup, reach);
+            let state = gateway_state(self.cgroup, self.servers, reach);
             self.enforcer.set_endpoint(&state)?;
         }
         Ok(())
@@ -370,11 +377,11 @@ impl Instance {
     fn write(&mut self, plan: &Plan, gone: Gone) -> Result<(), InstanceError> {
         let reach = Reach::new(plan, &self.gateway);
         let states = plan.endpoints.iter().map(|plan| plan.state.clone());
-        let gateway = gateway_state(self.cgroup, &reach);
+        let gateway = gateway_state(self.cgroup, self.servers, &reach);
         let states: Vec<_> = states.chain([gateway]).collect();
         self.enforcer.set_networks(&plan.networks)?;
         let mut direct = plan.direct();
-        direct.insert(SERVERS, Arc::clone(&reach.servers));
+        direct.insert(self.servers, Arc::clone(&reach.servers));
         self.enforcer.set_direct(&direct)?;
         self.enforcer.set_replies(&plan.replies(), &plan.networks)?;
         for state in &states[..plan.endpoints.len()] {

@@ -318,9 +318,8 @@ pub struct Ids {
 
 impl Ids {
     /// With those that an earlier agent gave: ids by cgroup, and policies' numbers by id.
-    pub fn new(mut adopted: BTreeMap<u64, u32>, mut policies: BTreeMap<u32, u32>) -> Self {
+    pub fn new(mut adopted: BTreeMap<u64, u32>, policies: BTreeMap<u32, u32>) -> Self {
         adopted.retain(|_, id| *id != GATEWAY_ID);
-        policies.remove(&GATEWAY_ID);
         Self {
             names: BTreeMap::new(),
             adopted,
