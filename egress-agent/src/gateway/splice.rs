@@ -3,19 +3,22 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::poll_fn,
     io,
     os::fd::{AsFd, OwnedFd},
+    pin::Pin,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::{
-    io::{AsyncWriteExt, Interest},
+    io::{AsyncRead, AsyncWriteExt, Interest, ReadBuf},
     net::{
         TcpStream,
         tcp::{ReadHalf, WriteHalf},
     },
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 
 /// Bytes in one direction after which it is spliced.
@@ -27,8 +30,9 @@ const PIPE: usize = 256 << 10;
 /// Pipes of one worker. An unprivileged user has 64 MiB of them before the kernel shrinks them
 /// (pipe-user-pages-soft): 256 of this size.
 const PIPES_MAX: usize = 96;
-/// A bulk direction that pauses this long gives its pipe back.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Bytes that are moved at once by a direction that is bulk; one that moves fewer is copied, since
+/// two calls of `splice(2)` cost more than a read and a write of so few.
+const SMALL: usize = 16 << 10;
 
 /// Bytes that were written, kept current while the copy runs.
 #[derive(Debug, Default)]
@@ -64,10 +68,11 @@ impl End {
     }
 }
 
-/// Which end of a direction failed.
-enum Failed {
-    Reading,
-    Writing,
+/// What a direction's failures mean.
+#[derive(Clone, Copy)]
+struct Ends {
+    reading: End,
+    writing: End,
 }
 
 /// Copies both ways until both have ended, one fails, or nothing moves for `idle`. The end of
@@ -82,26 +87,23 @@ pub async fn copy_both(
     let moved = Cell::new(Instant::now());
     let (down_read, down_write) = downstream.split();
     let (up_read, up_write) = upstream.split();
-    let send = pump(down_read, up_write, &bytes.sent, &moved);
-    let receive = pump(up_read, down_write, &bytes.received, &moved);
-    let both = async {
-        tokio::try_join!(
-            async {
-                send.await.map_err(|failed| match failed {
-                    Failed::Reading => End::Downstream,
-                    Failed::Writing => End::Upstream,
-                })
-            },
-            async {
-                receive.await.map_err(|failed| match failed {
-                    Failed::Reading => End::Upstream,
-                    Failed::Writing => End::Downstream,
-                })
-            },
-        )
+    let sending = Ends {
+        reading: End::Downstream,
+        writing: End::Upstream,
     };
+    let receiving = Ends {
+        reading: End::Upstream,
+        writing: End::Downstream,
+    };
+    // Each future once and nowhere else: whatever holds one before it is polled is room in every
+    // tunnel.
     tokio::select! {
-        result = both => result.map_or_else(|end| end, |_| End::Eof),
+        result = async {
+            tokio::try_join!(
+                pump(down_read, up_write, &bytes.sent, &moved, sending),
+                pump(up_read, down_write, &bytes.received, &moved, receiving),
+            )
+        } => result.map_or_else(|end| end, |_| End::Eof),
         () = idle_for(&moved, idle) => End::Idle,
     }
 }
@@ -122,33 +124,40 @@ async fn pump(
     mut to: WriteHalf<'_>,
     bytes: &Cell<u64>,
     moved: &Cell<Instant>,
-) -> Result<(), Failed> {
+    ends: Ends,
+) -> Result<(), End> {
     let mut direction = Direction {
-        from: from.as_ref(),
+        from,
         bytes,
         moved,
         bulk: 0,
+        ends,
     };
     loop {
         let ended = match direction.bulk >= BULK_AFTER {
-            true => match Pipe::take() {
-                Some(pipe) => direction.splice(to.as_ref(), pipe).await?,
-                None => direction.copy(&mut to).await?,
-            },
+            true => {
+                let readable = direction.from.as_ref().readable().await;
+                readable.map_err(|_gone| ends.reading)?;
+                match Pipe::take() {
+                    Some(pipe) => direction.splice(to.as_ref(), pipe).await?,
+                    None => direction.copy(&mut to).await?,
+                }
+            }
             false => direction.copy(&mut to).await?,
         };
         if ended {
-            return to.shutdown().await.map_err(|_closed| Failed::Writing);
+            return to.shutdown().await.map_err(|_closed| ends.writing);
         }
     }
 }
 
 struct Direction<'a> {
-    from: &'a TcpStream,
+    from: ReadHalf<'a>,
     bytes: &'a Cell<u64>,
     moved: &'a Cell<Instant>,
-    /// Bytes since the direction last paused while it was bulk.
+    /// Bytes since fewer than [`SMALL`] were moved at once.
     bulk: u64,
+    ends: Ends,
 }
 
 thread_local! {
@@ -164,73 +173,72 @@ impl Direction<'_> {
 
     /// One read and its write; whether the direction has ended. Only what the socket did not
     /// take at once is kept beyond the worker's buffer.
-    async fn copy(&mut self, to: &mut WriteHalf<'_>) -> Result<bool, Failed> {
-        self.from
-            .readable()
-            .await
-            .map_err(|_gone| Failed::Reading)?;
-        let step = BUFFER.with_borrow_mut(|buffer| {
-            let read = match self.from.try_read(buffer) {
-                Ok(read) => read,
-                Err(error) if is_again(&error) => return Ok(Step::Again),
-                Err(_gone) => return Err(Failed::Reading),
-            };
-            let data = &buffer[..read];
-            match to.try_write(data) {
-                _ if read == 0 => Ok(Step::End),
-                Ok(wrote) => Ok(Step::Wrote(wrote, data[wrote..].to_vec())),
-                Err(error) if is_again(&error) => Ok(Step::Wrote(0, data.to_vec())),
-                Err(_gone) => Err(Failed::Writing),
-            }
-        })?;
-        match step {
-            Step::End => return Ok(true),
-            Step::Again => {}
-            Step::Wrote(wrote, rest) => {
-                self.account(wrote);
-                self.write(to, &rest).await?;
-            }
+    async fn copy(&mut self, to: &mut WriteHalf<'_>) -> Result<bool, End> {
+        let step = poll_fn(|context| self.poll_copy(to.as_ref(), context)).await?;
+        let Step::Wrote(wrote, rest) = step else {
+            return Ok(true);
+        };
+        if wrote + rest.len() < SMALL {
+            self.bulk = 0;
         }
+        self.account(wrote);
+        self.write(to, &rest).await?;
         Ok(false)
     }
 
+    /// A read of tokio's own, which knows of one that does not fill the buffer that there is no more.
+    fn poll_copy(&mut self, to: &TcpStream, context: &mut Context<'_>) -> Poll<Result<Step, End>> {
+        BUFFER.with_borrow_mut(|buffer| {
+            let mut buffer = ReadBuf::new(buffer);
+            let read = Pin::new(&mut self.from).poll_read(context, &mut buffer);
+            if ready!(read).is_err() {
+                return Poll::Ready(Err(self.ends.reading));
+            }
+            let data = buffer.filled();
+            if data.is_empty() {
+                return Poll::Ready(Ok(Step::End));
+            }
+            Poll::Ready(match to.try_write(data) {
+                Ok(wrote) => Ok(Step::Wrote(wrote, data[wrote..].to_vec())),
+                Err(error) if is_again(&error) => Ok(Step::Wrote(0, data.to_vec())),
+                Err(_gone) => Err(self.ends.writing),
+            })
+        })
+    }
+
     /// The rest of a read, counted piece by piece.
-    async fn write(&mut self, to: &mut WriteHalf<'_>, mut rest: &[u8]) -> Result<(), Failed> {
+    async fn write(&mut self, to: &mut WriteHalf<'_>, mut rest: &[u8]) -> Result<(), End> {
         while !rest.is_empty() {
-            let wrote = to.write(rest).await.map_err(|_gone| Failed::Writing)?;
+            let wrote = to.write(rest).await.map_err(|_gone| self.ends.writing)?;
             self.account(wrote);
             rest = &rest[wrote..];
         }
         Ok(())
     }
 
-    /// Through the pipe until the direction pauses or ends; whether it has ended.
-    async fn splice(&mut self, to: &TcpStream, mut pipe: Pipe) -> Result<bool, Failed> {
+    /// Through the pipe until there is no more to read, or only little; whether the direction has
+    /// ended.
+    async fn splice(&mut self, to: &TcpStream, mut pipe: Pipe) -> Result<bool, End> {
         loop {
             // The pipe is empty here, so "again" can only mean that nothing is there to read.
-            match timeout(PAUSE, self.from.readable()).await {
-                Ok(ready) => ready.map_err(|_gone| Failed::Reading)?,
-                Err(_elapsed) => {
-                    self.bulk = 0;
-                    return Ok(false);
-                }
-            }
-            match self
-                .from
-                .try_io(Interest::READABLE, || pipe.fill(self.from))
-            {
+            let from = self.from.as_ref();
+            let filled = match from.try_io(Interest::READABLE, || pipe.fill(from)) {
                 Ok(0) => return Ok(true),
-                Ok(_) => {}
-                Err(error) if is_again(&error) => continue,
-                Err(_gone) => return Err(Failed::Reading),
-            }
+                Ok(filled) => filled,
+                Err(error) if is_again(&error) => return Ok(false),
+                Err(_gone) => return Err(self.ends.reading),
+            };
             while pipe.held > 0 {
-                to.writable().await.map_err(|_gone| Failed::Writing)?;
+                to.writable().await.map_err(|_gone| self.ends.writing)?;
                 match to.try_io(Interest::WRITABLE, || pipe.drain(to)) {
                     Ok(wrote) => self.account(wrote),
                     Err(error) if is_again(&error) => {}
-                    Err(_gone) => return Err(Failed::Writing),
+                    Err(_gone) => return Err(self.ends.writing),
                 }
+            }
+            if filled < SMALL {
+                self.bulk = 0;
+                return Ok(false);
             }
         }
     }
@@ -238,7 +246,6 @@ impl Direction<'_> {
 
 enum Step {
     End,
-    Again,
     /// Written, and left over.
     Wrote(usize, Vec<u8>),
 }
