@@ -1,6 +1,6 @@
 //! The gateway's sockets: one set per worker, shared by `SO_REUSEPORT`.
 
-use std::{io, net::SocketAddr, rc::Rc, time::Duration};
+use std::{io, net::SocketAddr, os::fd::AsFd, rc::Rc, time::Duration};
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use thiserror::Error;
@@ -153,11 +153,13 @@ impl Sockets {
         // What waits in the queues of connections is for the others that have these sockets.
         let at_once = || std::future::ready(());
         for listener in self.tcp {
+            tune(&listener);
             let listener = TcpListener::from_std(listener)?;
             let accept = accept(listener, worker.clone(), connection::serve);
             spawn_local(until_drained(worker.clone(), accept, at_once));
         }
         for listener in self.dns_tcp {
+            tune(&listener);
             let listener = TcpListener::from_std(listener)?;
             let accept = accept(listener, worker.clone(), super::dns::serve_tcp);
             spawn_local(until_drained(worker.clone(), accept, at_once));
@@ -233,10 +235,7 @@ async fn accept<F: Future<Output = ()> + 'static>(
 ) {
     loop {
         match listener.accept().await {
-            Ok((stream, _peer)) => {
-                tune(&stream);
-                spawn_local(serve(worker.clone(), stream));
-            }
+            Ok((stream, _peer)) => drop(spawn_local(serve(worker.clone(), stream))),
             Err(error) if is_shortage(&error) => {
                 worker.shared.counters.add("accept_shortage");
                 sleep(SHORTAGE_PAUSE).await;
@@ -254,13 +253,15 @@ fn is_shortage(error: &io::Error) -> bool {
     )
 }
 
-/// What every relayed connection has. That it cannot be set harms nothing.
-pub fn tune(stream: &TcpStream) {
-    drop(stream.set_nodelay(true));
+/// What every relayed connection has, by itself or from the listener that it was accepted from. That it
+/// cannot be set harms nothing.
+pub fn tune(socket: &impl AsFd) {
+    let socket = SockRef::from(socket);
+    drop(socket.set_tcp_nodelay(true));
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE)
         .with_interval(KEEPALIVE);
-    drop(SockRef::from(stream).set_tcp_keepalive(&keepalive));
+    drop(socket.set_tcp_keepalive(&keepalive));
 }
 
 #[cfg(test)]
@@ -279,6 +280,20 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("no interface has the address"), "{error}");
+    }
+
+    #[test]
+    fn what_is_accepted_has_what_its_listener_has() {
+        let listener = tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+        tune(&listener);
+        listener.set_nonblocking(false).unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), KEEPALIVE);
+        assert_eq!(accepted.tcp_keepalive_interval().unwrap(), KEEPALIVE);
+        drop(client);
     }
 
     #[test]
