@@ -8,11 +8,12 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt as _, future::FusedFuture as _};
+use futures_util::{
+    FutureExt as _, StreamExt as _, future::FusedFuture as _, stream::FuturesUnordered,
+};
 use thiserror::Error;
 use tokio::{
     net::TcpStream,
-    task::JoinSet,
     time::{self, Instant},
 };
 
@@ -142,28 +143,27 @@ async fn race(
 ) -> Result<Dialled, DialError> {
     let mut queue = Queue::new(&known);
     let mut later = pin!(later.fuse());
-    let mut attempts = JoinSet::new();
+    let mut attempts = FuturesUnordered::new();
     let mut last = DialError::NoAddress;
     let mut turn = Instant::now();
     loop {
         if attempts.is_empty() || Instant::now() >= turn {
             if let Some(address) = queue.next() {
                 let to = SocketAddr::new(address, port);
-                attempts.spawn(async move { (to, TcpStream::connect(to).await) });
+                attempts.push(async move { (to, TcpStream::connect(to).await) });
                 turn = Instant::now() + ATTEMPT_DELAY;
             } else if attempts.is_empty() && later.is_terminated() {
                 return Err(last);
             }
         }
         tokio::select! {
-            Some(joined) = attempts.join_next() => match joined {
-                // Dropping the set aborts the attempts that are still under way.
-                Ok((to, Ok(stream))) => return Ok(Dialled { stream, to, known }),
-                Ok((_, Err(error))) => {
+            Some((to, connected)) = attempts.next() => match connected {
+                // With the set, the attempts are dropped that are still under way.
+                Ok(stream) => return Ok(Dialled { stream, to, known }),
+                Err(error) => {
                     last = DialError::Failed(error);
                     turn = Instant::now();
                 }
-                Err(_aborted) => {}
             },
             more = &mut later, if !later.is_terminated() => {
                 queue.extend(&more);
