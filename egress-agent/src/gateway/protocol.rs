@@ -277,9 +277,23 @@ pub async fn write_message<T: Serialize>(
     stream: &mut (impl AsyncWrite + Unpin),
     message: &T,
 ) -> Result<(), ControlError> {
-    let mut line = serde_json::to_vec(message)?;
-    line.push(b'\n');
-    stream.write_all(&line).await?;
+    write_messages(stream, std::slice::from_ref(message)).await
+}
+
+/// Writes several at once.
+///
+/// # Errors
+/// Writing fails, or a message has no JSON form.
+pub async fn write_messages<T: Serialize>(
+    stream: &mut (impl AsyncWrite + Unpin),
+    messages: &[T],
+) -> Result<(), ControlError> {
+    let mut lines = Vec::new();
+    for message in messages {
+        serde_json::to_writer(&mut lines, message)?;
+        lines.push(b'\n');
+    }
+    stream.write_all(&lines).await?;
     Ok(stream.flush().await?)
 }
 

@@ -17,7 +17,7 @@ use tokio::{
     runtime,
     sync::{mpsc, oneshot, watch},
     task::LocalSet,
-    time::interval,
+    time::{Instant, interval, sleep_until},
 };
 
 use super::{
@@ -29,7 +29,7 @@ use super::{
     listen::{self, ListenError, Sockets},
     protocol::{
         Configure, ControlError, FromGateway, TO_GATEWAY_MAX, ToGateway, read_message,
-        write_message,
+        write_message, write_messages,
     },
     refuse::Refused,
     resolve::{Resolver, SetupError, cache::Cache},
@@ -40,6 +40,10 @@ use crate::telemetry::record::{Event, Lost, Record};
 
 /// Records under way to the enforcer; more are counted as lost.
 const RECORD_QUEUE: usize = 8_192;
+/// Records that are written at once.
+const RECORDS_AT_ONCE: usize = 512;
+/// How long records are collected after some were written: a worker wakes nobody meanwhile.
+const RECORDS_PAUSE: Duration = Duration::from_millis(2);
 /// How often refused look-ups are summed up and losses told.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -214,6 +218,25 @@ async fn start(
     Ok(gateway)
 }
 
+/// Takes the next records, those that have been told until `due` and since. Nothing is lost where it is
+/// cancelled.
+async fn collected(
+    records: &mut mpsc::Receiver<Record>,
+    batch: &mut Vec<Record>,
+    due: Instant,
+) -> usize {
+    sleep_until(due).await;
+    records.recv_many(batch, RECORDS_AT_ONCE).await
+}
+
+async fn write_records(
+    write: &mut (impl AsyncWrite + Unpin),
+    records: impl IntoIterator<Item = Record>,
+) -> Result<(), ControlError> {
+    let records = records.into_iter().map(Box::new).map(FromGateway::Record);
+    write_messages(write, &records.collect::<Vec<_>>()).await
+}
+
 fn died() -> ServeError {
     ServeError::Worker(io::Error::other("its thread ended"))
 }
@@ -285,6 +308,7 @@ impl Gateway {
         });
         let mut tick = interval(TICK);
         let mut was_told = false;
+        let (mut batch, mut due) = (Vec::new(), Instant::now());
         let ended = loop {
             tokio::select! {
                 message = messages.recv() => match message {
@@ -296,14 +320,13 @@ impl Gateway {
                         Err(error) => break Err(error),
                     },
                 },
-                Some(record) = self.records.recv() => {
-                    write_message(&mut write, &FromGateway::Record(Box::new(record))).await?;
+                _count = collected(&mut self.records, &mut batch, due) => {
+                    write_records(&mut write, batch.drain(..)).await?;
+                    due = Instant::now() + RECORDS_PAUSE;
                 }
                 _over = self.under_way.recv(), if *self.drains.borrow() && !was_told => {
                     was_told = true;
-                    for record in self.last_records() {
-                        write_message(&mut write, &FromGateway::Record(Box::new(record))).await?;
-                    }
+                    write_records(&mut write, self.last_records()).await?;
                     write_message(&mut write, &FromGateway::Drained).await?;
                 }
                 _ = tick.tick() => self.sum_up(),
