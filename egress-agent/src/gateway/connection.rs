@@ -26,54 +26,70 @@ use crate::telemetry::record::{Connection, Event, Verdict};
 
 /// Serves one accepted connection to its end.
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream) {
+    // What it takes to get so far is given back, since a tunnel may last for days.
+    if let Some(tunnel) = Box::pin(begin(worker, stream)).await {
+        tunnel.relay().await;
+    }
+}
+
+/// Everything before the relay; `None` where there is none to be.
+async fn begin(worker: Rc<Worker>, stream: TcpStream) -> Option<Box<Tunnel>> {
     let shared = &worker.shared;
     shared.counters.add("connections_accepted");
     let origin = match shared.identify.connection(stream.as_fd()) {
         Ok(origin) => origin,
         Err(_none) => {
             shared.counters.add("connections_without_origin");
-            return alert::reset(stream);
+            alert::reset(stream);
+            return None;
         }
     };
     let table = shared.table.borrow().clone();
     let Some(endpoint) = table.endpoint(origin.endpoint).cloned() else {
         let record = open_record(&origin, "", shared.open.number());
-        return deny(
-            &worker,
-            stream,
-            record,
-            &Outcome::Nothing,
-            Reason::UnknownEndpoint,
-        )
-        .await;
+        let unknown = Reason::UnknownEndpoint;
+        deny(&worker, stream, record, &Outcome::Nothing, unknown).await;
+        return None;
     };
     match shared.open.enter(origin.endpoint, &shared.limits) {
         Ok(ticket) => {
             let record = open_record(&origin, &endpoint.name, ticket.number);
+            let destination = origin.destination.to_ip();
+            let answered = &shared.answered;
+            let answered = answered.names(origin.endpoint, &endpoint.name, destination);
             let walk = Walk {
-                worker: &worker,
+                worker,
                 endpoint,
                 accepted: Instant::now(),
                 _ticket: ticket,
             };
-            let destination = origin.destination.to_ip();
-            let answered = &shared.answered;
-            let answered = answered.names(origin.endpoint, &walk.endpoint.name, destination);
-            walk.run(stream, Ask::new(&origin, answered), record).await;
+            walk.run(stream, Ask::new(&origin, answered), record).await
         }
         Err(reason) => {
             let record = open_record(&origin, &endpoint.name, shared.open.number());
             deny(&worker, stream, record, &Outcome::Nothing, reason).await;
+            None
         }
     }
 }
 
 /// A connection of a known endpoint.
-struct Walk<'a> {
-    worker: &'a Rc<Worker>,
+struct Walk {
+    worker: Rc<Worker>,
     endpoint: EndpointState,
     accepted: Instant,
     _ticket: Ticket,
+}
+
+/// A connection with both its ends.
+struct Tunnel {
+    walk: Walk,
+    stream: TcpStream,
+    upstream: TcpStream,
+    prefix: Prefix,
+    ask: Ask,
+    authorised: Authorised,
+    record: Connection,
 }
 
 /// What came of a dial.
@@ -105,21 +121,24 @@ impl From<DialError> for NoUpstream {
     }
 }
 
-impl Walk<'_> {
-    async fn run(self, mut stream: TcpStream, ask: Ask, mut record: Connection) {
+impl Walk {
+    async fn run(
+        self,
+        mut stream: TcpStream,
+        ask: Ask,
+        mut record: Connection,
+    ) -> Option<Box<Tunnel>> {
         let (mut prefix, mut early) = self.detect(&mut stream, &ask).await;
         if prefix.outcome == Outcome::Nothing {
             // A client that raced several addresses and dropped this one; nothing was asked.
             self.worker.shared.counters.add("connections_without_data");
-            return;
+            return None;
         }
         let mut ask = ask.with(&prefix.outcome);
         prefix.outcome.tell(&mut record);
         if is_http(&prefix.outcome) {
-            let Some(rest) = self.serve_http(stream, prefix, ask, &mut record).await else {
-                return;
-            };
-            (stream, prefix, ask) = rest;
+            let served = self.serve_http(stream, prefix, ask, &mut record);
+            (stream, prefix, ask) = Box::pin(served).await?;
             // What was dialled before the first request is not for what comes after the last one.
             early = None;
         }
@@ -127,13 +146,15 @@ impl Walk<'_> {
         let table = self.worker.shared.table.borrow().clone();
         let Some(endpoint) = table.endpoint(ask.endpoint) else {
             let unknown = Reason::UnknownEndpoint;
-            return deny(self.worker, stream, record, &prefix.outcome, unknown).await;
+            deny(&self.worker, stream, record, &prefix.outcome, unknown).await;
+            return None;
         };
         let authorised = ask.authorise(endpoint, self.worker.resolver.refused());
         record.answered_name = ask.told(&authorised).map(|name| name.as_str().to_owned());
         match &authorised {
             Authorised::Deny(reason) => {
-                return deny(self.worker, stream, record, &prefix.outcome, *reason).await;
+                deny(&self.worker, stream, record, &prefix.outcome, *reason).await;
+                return None;
             }
             Authorised::Audit(reason) | Authorised::AuditName { reason, .. } => {
                 record.attempt.verdict = Verdict::Audit;
@@ -149,14 +170,22 @@ impl Walk<'_> {
         let upstream = self.upstream(&ask, &authorised, early, &mut record).await;
         match upstream {
             Ok(upstream) => {
-                self.relay(stream, upstream, prefix, &ask, &authorised, record)
-                    .await
+                return Some(Box::new(Tunnel {
+                    walk: self,
+                    stream,
+                    upstream,
+                    prefix,
+                    ask,
+                    authorised,
+                    record,
+                }));
             }
             Err(NoUpstream::Denied(reason)) => {
-                deny(self.worker, stream, record, &prefix.outcome, reason).await;
+                deny(&self.worker, stream, record, &prefix.outcome, reason).await;
             }
             Err(NoUpstream::Failed(reason)) => self.fail(stream, &prefix, record, reason).await,
         }
+        None
     }
 
     /// Reads the hello. Silence is only waited out where the original destination is good; else
@@ -174,7 +203,7 @@ impl Walk<'_> {
         };
         let prefix = detect::detect(stream, silence, limits.hello).await;
         if prefix.outcome == Outcome::Silent && original.is_answered() {
-            return self.greet(stream, ask, prefix).await;
+            return Box::pin(self.greet(stream, ask, prefix)).await;
         }
         (prefix, None)
     }
@@ -207,7 +236,7 @@ impl Walk<'_> {
         record: &mut Connection,
     ) -> Option<(TcpStream, Prefix, Ask)> {
         let bytes = prefix.into_bytes();
-        let served = http::serve(self.worker, &ask, record, self.accepted, stream, bytes);
+        let served = http::serve(&self.worker, &ask, record, self.accepted, stream, bytes);
         let mut rest = served.await?;
         let Shared {
             open,
@@ -310,30 +339,9 @@ impl Walk<'_> {
     fn close(&self, open: Connection, bytes: &Bytes, reason: &str) {
         tell_close(&self.worker.shared, open, bytes, self.accepted, reason);
     }
+}
 
-    async fn relay(
-        &self,
-        mut stream: TcpStream,
-        mut upstream: TcpStream,
-        prefix: Prefix,
-        ask: &Ask,
-        authorised: &Authorised,
-        record: Connection,
-    ) {
-        self.open(&record);
-        super::listen::tune(&upstream);
-        let bytes = Bytes::default();
-        let reason = tokio::select! {
-            end = self.replay_and_copy(&mut stream, &mut upstream, prefix, &bytes, authorised) => end,
-            () = self.no_longer_allowed(ask, authorised) => "policy_changed",
-        };
-        self.close(record, &bytes, reason);
-        if reason != splice::End::Eof.reason() {
-            alert::reset(stream);
-            alert::reset(upstream);
-        }
-    }
-
+impl Walk {
     /// Returns when a new generation does not allow the connection any more.
     async fn no_longer_allowed(&self, ask: &Ask, authorised: &Authorised) {
         let mut tables = self.worker.shared.table.clone();
@@ -354,30 +362,71 @@ impl Walk<'_> {
         std::future::pending::<()>().await;
     }
 
-    async fn replay_and_copy(
+    /// Sends what was read so far.
+    ///
+    /// # Errors
+    /// The close reason, where the connection ends with it.
+    async fn replay(
         &self,
         stream: &mut TcpStream,
         upstream: &mut TcpStream,
         mut prefix: Prefix,
         bytes: &Bytes,
         authorised: &Authorised,
-    ) -> &'static str {
+    ) -> Result<(), &'static str> {
         let limits = &self.worker.shared.limits;
         if prefix.outcome == Outcome::Silent && authorised.is_answered() {
-            match silence::later(stream, upstream, limits).await {
-                Ok(first) => prefix.bytes = first,
-                Err(reason) => return reason,
-            }
+            prefix.bytes = silence::later(stream, upstream, limits).await?;
         }
         match timeout(limits.connect, upstream.write_all(&prefix.bytes)).await {
             Ok(Ok(())) => bytes.sent.set(prefix.bytes.len() as u64),
-            Ok(Err(_gone)) => return splice::End::Upstream.reason(),
-            Err(_elapsed) => return "replay_timeout",
+            Ok(Err(_gone)) => return Err(splice::End::Upstream.reason()),
+            Err(_elapsed) => return Err("replay_timeout"),
         }
-        drop(prefix);
-        splice::copy_both(stream, upstream, bytes, limits.idle)
-            .await
-            .reason()
+        Ok(())
+    }
+}
+
+impl Tunnel {
+    async fn relay(mut self: Box<Self>) {
+        self.walk.open(&self.record);
+        super::listen::tune(&self.upstream);
+        let bytes = Bytes::default();
+        let prefix = std::mem::replace(&mut self.prefix, Prefix::nothing());
+        let replay = self.walk.replay(
+            &mut self.stream,
+            &mut self.upstream,
+            prefix,
+            &bytes,
+            &self.authorised,
+        );
+        // Of its own, and given back before the relay goes on.
+        let replayed = tokio::select! {
+            replayed = Box::pin(replay) => replayed,
+            () = self.walk.no_longer_allowed(&self.ask, &self.authorised) => Err("policy_changed"),
+        };
+        let reason = match replayed {
+            Err(reason) => reason,
+            Ok(()) => {
+                let idle = self.walk.worker.shared.limits.idle;
+                tokio::select! {
+                    end = splice::copy_both(&mut self.stream, &mut self.upstream, &bytes, idle) => end.reason(),
+                    () = self.walk.no_longer_allowed(&self.ask, &self.authorised) => "policy_changed",
+                }
+            }
+        };
+        let Self {
+            walk,
+            stream,
+            upstream,
+            record,
+            ..
+        } = *self;
+        walk.close(record, &bytes, reason);
+        if reason != splice::End::Eof.reason() {
+            alert::reset(stream);
+            alert::reset(upstream);
+        }
     }
 }
 
@@ -387,4 +436,20 @@ fn is_http(outcome: &Outcome) -> bool {
         outcome,
         Outcome::Decided(Detected::Http1(_) | Detected::Connect | Detected::Http2)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of the future that an asynchronous function makes.
+    fn size<A, B, F: Future>(_: impl FnOnce(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn what_a_tunnel_waits_with_is_small() {
+        let bytes = size(serve);
+        assert!(bytes < 1_536, "the future takes {bytes} bytes");
+    }
 }
