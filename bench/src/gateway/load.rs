@@ -298,9 +298,9 @@ impl Load {
 
     /// The hello of a connection, by its number: names go round.
     fn hello(&self, number: u64, last: State) -> Vec<u8> {
-        match last {
-            State::End => self.denied.clone(),
-            _ => self.hellos[number as usize % self.hellos.len()].clone(),
+        match last == State::End {
+            true => self.denied.clone(),
+            false => self.hellos[number as usize % self.hellos.len()].clone(),
         }
     }
 

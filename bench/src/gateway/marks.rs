@@ -70,6 +70,7 @@ pub(super) fn tell(all: &[Who], found: &[Found], table: &mut Table) -> Value {
     for (figure, most) in [
         ("bytes/idle tunnel", IDLE_BYTES),
         ("start with 100,000 names, s", START_SECONDS),
+        ("start with 100,000 names, CPU s", START_SECONDS),
     ] {
         let found = found.iter().find(|it| it.figure == figure);
         let Some(samples) = found.and_then(|found| found.of(&Who::Ours)) else {

@@ -66,6 +66,8 @@ pub(super) struct Subject<'stage> {
     enforcer: Option<Spent>,
     /// From its start until a connection was let through.
     pub(super) started: Duration,
+    /// Microseconds of processor time that the proxy, and the enforcer, had taken by then.
+    pub(super) start: [f64; 2],
     _running: Running<'stage>,
 }
 
@@ -111,17 +113,20 @@ impl<'stage> Subject<'stage> {
             ..Config::default()
         };
         let mut client = Client::start(&stage.held, Stage::server(), names)?;
+        // Those before it were in the same cgroup.
+        let enforcer = Spent::of(stage.world.cgroup().child("system/egress-agent")?);
+        let before = enforcer.processor()?;
         let begun = Instant::now();
         let agent = Agent::start(&stage.world, &config, &[&stage.held])?;
         client.ask(&ONE)?;
         let started = begun.elapsed();
-        let pid = agent.pid()?;
-        let gateway = child_of(pid)?;
+        let proxy = Spent::of_process(child_of(agent.pid()?)?)?;
         Ok(Self {
             who: Who::Ours,
             client,
-            proxy: Spent::of_process(gateway)?,
-            enforcer: Some(Spent::of_process(pid)?),
+            start: [proxy.processor()?, enforcer.processor()? - before],
+            proxy,
+            enforcer: Some(enforcer),
             started,
             _running: Running::Agent { _agent: agent },
         })
@@ -161,12 +166,15 @@ impl<'stage> Subject<'stage> {
         })
         .with_context(|| stage::end_of(&log))?;
         client.ask(&ONE).with_context(|| stage::end_of(&log))?;
+        let started = begun.elapsed();
+        let proxy = Spent::of(cgroup);
         Ok(Self {
             who: who.clone(),
             client,
-            proxy: Spent::of(cgroup),
+            start: [proxy.processor()?, 0.0],
+            proxy,
             enforcer: None,
-            started: begun.elapsed(),
+            started,
             _running: Running::Program { _program: program },
         })
     }
