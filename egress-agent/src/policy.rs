@@ -20,3 +20,4 @@ pub mod schema;
 pub mod select;
 pub mod selection;
 pub mod sources;
+pub mod suggest;

@@ -373,3 +373,59 @@ wrong.yaml:7: shop/orders to cdn.test:80: expected deny (host_not_allowed), foun
         folder.run(&["test", file]).fails(error);
     }
 }
+
+#[test]
+fn what_is_suggested_can_be_checked_and_tested() {
+    let record = |kind: &str, name: &str, more: &str| {
+        format!(
+            "{{\"kind\":\"{kind}\",\"endpoint\":{{\"id\":1,\"name\":\"{name}\"}},\"destination\":\"203.0.113.7\",\"verdict\":\"audit\",{more}}}\n"
+        )
+    };
+    let tls = "\"port\":443,\"application\":\"tls\",\"server_name\":\"api.payments.test\"";
+    let asked = "\"port\":80,\"server_name\":\"status.test\",\"method\":\"GET\",\"path\":\"/v1/a\"";
+    let records = record("connection.open", "shop/orders", tls)
+        + &record("http.request", "shop/orders", asked);
+    let table = "\
+policies: [suggested.yaml]
+cases:
+  - { from: shop/orders, to: api.payments.test, expect: allow }
+  - { from: shop/orders, to: status.test, path: /v1/a, expect: allow }
+  - { from: shop/orders, to: status.test, path: /v1/b, expect: deny }
+  - { from: shop/web, to: api.payments.test, expect: deny }
+";
+    let folder = Folder::new(
+        "suggest",
+        &[
+            ("records.jsonl", &records),
+            ("other.jsonl", &record("connection.open", "orders-1", tls)),
+            ("broken.jsonl", "{}\n"),
+            ("empty.jsonl", ""),
+            ("config.yaml", CONFIG),
+            ("expect.yaml", table),
+        ],
+    );
+    let suggested = folder
+        .run(&["suggest", "records.jsonl"])
+        .gives(0, "api.payments.test");
+    fs::write(folder.0.join("suggested.yaml"), &suggested.out).unwrap();
+    folder
+        .run(&["check", "--strict", "suggested.yaml"])
+        .gives(0, "1 policy read, 0 errors");
+    folder
+        .run(&["test", "expect.yaml"])
+        .gives(0, "4 cases, 0 failed");
+
+    folder
+        .run(&["suggest", "other.jsonl"])
+        .fails("other.jsonl:1:1: endpoint \"orders-1\"");
+    let config = ["suggest", "--config", "config.yaml", "other.jsonl"];
+    folder
+        .run(&config)
+        .gives(0, "serviceAccounts: [\"orders\"]");
+    folder
+        .run(&["suggest", "broken.jsonl"])
+        .fails("broken.jsonl:1:2: no record: missing field");
+    folder
+        .run(&["suggest", "empty.jsonl"])
+        .fails("let it run in Audit");
+}

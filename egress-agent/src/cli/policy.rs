@@ -18,6 +18,7 @@ use crate::{
 pub mod check;
 pub mod diff;
 pub mod explain;
+pub mod suggest;
 pub mod test;
 
 /// Arguments of `egress-agent policy`.
@@ -39,6 +40,8 @@ pub enum PolicyCommand {
     Diff(diff::DiffArgs),
     /// Hold a table of expectations against policies.
     Test(test::TestArgs),
+    /// Write the least policies that allow what was recorded.
+    Suggest(suggest::SuggestArgs),
 }
 
 /// Runs one of them.
@@ -51,6 +54,7 @@ pub fn run(args: &PolicyArgs) -> anyhow::Result<ExitCode> {
         PolicyCommand::Explain(args) => explain::run(args),
         PolicyCommand::Diff(args) => diff::run(args),
         PolicyCommand::Test(args) => test::run(args),
+        PolicyCommand::Suggest(args) => suggest::run(args),
     }
 }
 
