@@ -232,19 +232,22 @@ impl Reach {
 
     /// What of it is allowed here on one of the ports, though not all of it.
     fn within(&self, what: &What, ports: &[PortRange]) -> Vec<String> {
-        const SHOWN: usize = 16;
+        if what.is_one() {
+            return Vec::new();
+        }
         let all = self.all.iter().filter(|(ours, on)| {
             what.covers(ours) && on.iter().any(|on| ports.iter().any(|it| it.meets(*on)))
         });
-        all.take(SHOWN).map(|(ours, _)| ours.to_string()).collect()
+        all.map(|(ours, _)| ours.to_string()).collect()
     }
 
+    /// Of hosts alone: networks have been put together, and are not as they were written.
     fn covered_by(&self, other: &Self) -> Vec<Covered> {
         let names: BTreeSet<_> = other.all.iter().map(|(what, _)| what.to_string()).collect();
         let gone = self
             .all
             .iter()
-            .filter(|(what, _)| !names.contains(&what.to_string()));
+            .filter(|(what, _)| what.network().is_none() && !names.contains(&what.to_string()));
         let covered = gone.filter_map(|(what, ports)| {
             let (on, by) = other.covering(what);
             difference(ports, &on).is_empty().then(|| Covered {

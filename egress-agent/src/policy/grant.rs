@@ -238,6 +238,17 @@ impl What {
         conditions && other.covering_keys().contains(&self.key())
     }
 
+    /// Whether it is a host or an address rather than several, whatever is asked of it.
+    pub fn is_one(&self) -> bool {
+        match self {
+            Self::Host(host) => matches!(host, HostPattern::Exact(_)),
+            Self::Request(..) => false,
+            Self::Network(network) | Self::Direct(_, network) | Self::Reply(_, network) => {
+                network.prefix_len() == network.max_prefix_len()
+            }
+        }
+    }
+
     /// Its host, where it has one.
     pub const fn host(&self) -> Option<&HostPattern> {
         match self {

@@ -13,6 +13,9 @@ use crate::policy::{
 /// The exit status where something differs.
 const DIFFERENT: u8 = 2;
 
+/// How many exceptions of one line are shown.
+const BUT_FOR_MAX: usize = 8;
+
 /// Says what becomes allowed and denied from one set of policies to another.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -75,7 +78,11 @@ fn selection(diff: &SelectionDiff) -> String {
 fn change(sign: &str, change: &Change) -> String {
     let but_for = match change.but_for.as_slice() {
         [] => String::new(),
-        some => format!(" (but for {})", some.join(", ")),
+        few if few.len() <= BUT_FOR_MAX => format!(" (but for {})", few.join(", ")),
+        many => {
+            let (shown, more) = many.split_at(BUT_FOR_MAX);
+            format!(" (but for {}, {} more)", shown.join(", "), more.len())
+        }
     };
     format!(
         "  {sign} {} {}{but_for}\n",
