@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod exec;
 pub mod gateway;
 pub mod init;
+pub mod policy;
 pub mod run;
 pub mod status;
 
@@ -32,6 +33,8 @@ pub enum Command {
     Status(status::StatusArgs),
     /// Say what this kernel and machine have and lack; fails if the agent cannot run.
     Doctor(doctor::DoctorArgs),
+    /// Say what policies allow: check, explain, compare and test them.
+    Policy(policy::PolicyArgs),
     /// The unprivileged side; started by the enforcer.
     #[command(hide = true)]
     Gateway(gateway::GatewayArgs),

@@ -14,7 +14,7 @@ use crate::{
         protocol,
     },
     policy::{
-        rule::{Mode, Rule},
+        rule::{DIRECT_PORTS_MAX, Mode, Rule},
         select::{Identity, Policies},
     },
 };
@@ -29,9 +29,6 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-
-/// Ports of one direct entry that are written out one by one; more must be written as all.
-const MAX_PORTS: u32 = 1024;
 
 /// The plan cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +64,7 @@ pub enum PlanError {
     },
     /// A direct entry.
     #[error(
-        "{rule}: {ports} ports in one entry: write up to {MAX_PORTS}, or leave `ports` out for all"
+        "{rule}: {ports} ports in one entry: write up to {DIRECT_PORTS_MAX}, or leave `ports` out for all"
     )]
     Ports {
         /// Which.
@@ -365,7 +362,8 @@ impl Ids {
     }
 }
 
-fn identity(config: &EndpointConfig) -> Identity {
+/// What policies select an endpoint by.
+pub(crate) fn identity(config: &EndpointConfig) -> Identity {
     Identity {
         namespace: config.namespace.clone(),
         service_account: config.service_account.clone(),
@@ -510,7 +508,7 @@ pub(super) fn direct_entries(
         } else {
             (first..=last).collect()
         };
-        if ports.len() as u32 > MAX_PORTS {
+        if ports.len() as u32 > DIRECT_PORTS_MAX {
             return Err(PlanError::Ports {
                 rule: entry.rule.to_string(),
                 ports: ports.len() as u32,

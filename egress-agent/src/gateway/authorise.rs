@@ -14,9 +14,8 @@ use super::{
     table::EndpointState,
 };
 use crate::policy::{
-    evaluate::{Decision, DenyReason},
+    evaluate::{Decision, DenyReason, TLS_ONLY},
     host::HostName,
-    port::PortRange,
     rule::Mode,
 };
 
@@ -37,10 +36,6 @@ pub struct Ask {
     /// The host that the client has asked for a tunnel to, which it is in.
     pub tunnel: Option<HostName>,
 }
-
-/// Where a host is allowed for TLS alone, by its server name: an address that several hosts share
-/// would else let all of them pass. 443, the port of a rule that writes none.
-const TLS_ONLY: PortRange = PortRange::HTTPS;
 
 /// What is done with a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,6 +9,7 @@ use super::{
     ech,
     host::HostName,
     http::{self, HttpDecision, HttpEntry, Request},
+    port::PortRange,
 };
 
 /// What policy says.
@@ -61,10 +62,14 @@ impl DenyReason {
     }
 }
 
+/// Where a host is allowed for TLS alone, by its server name: an address that several hosts share
+/// would else let all of them pass. 443, the port of a rule that writes none.
+pub const TLS_ONLY: PortRange = PortRange::HTTPS;
+
 /// Of 127.0.0.0/8 (RFC 1122 section 3.2.1.3).
-const LOOPBACK_PREFIX4: u8 = 8;
+pub(super) const LOOPBACK_PREFIX4: u8 = 8;
 /// Of ::1/128 (RFC 4291 section 2.5.3).
-const LOOPBACK_PREFIX6: u8 = 128;
+pub(super) const LOOPBACK_PREFIX6: u8 = 128;
 
 impl CompiledPolicy {
     /// A connection that names this host, to this port.

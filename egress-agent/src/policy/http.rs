@@ -245,6 +245,12 @@ impl From<Method> for String {
     }
 }
 
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// A byte of methods and field names (RFC 9110 section 5.6.2, `tchar`).
 pub const fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
@@ -291,6 +297,15 @@ impl HeaderPattern {
                     .as_ref()
                     .is_none_or(|wanted| wanted.as_bytes() == value)
             })
+    }
+}
+
+impl fmt::Display for HeaderPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.value {
+            Some(value) => write!(f, "{}: {value}", self.name.0),
+            None => f.write_str(&self.name.0),
+        }
     }
 }
 

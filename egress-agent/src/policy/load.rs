@@ -13,6 +13,10 @@ use super::{
     select::{Policies, Policy},
 };
 
+mod outline;
+
+pub use outline::{Outline, Place, RuleOutline};
+
 /// The largest file that is read: a million direct entries, each a rule of its own, have some
 /// 80 MiB.
 const FILE_MAX: u64 = 128 << 20;
@@ -36,6 +40,12 @@ pub enum LoadError {
     #[error("{path}: larger than 128 MiB; split it")]
     Large {
         /// The file.
+        path: PathBuf,
+    },
+    /// A folder without policy files.
+    #[error("{path}: no .yaml or .yml file in this folder; name the policy files, or their folder")]
+    Empty {
+        /// The folder.
         path: PathBuf,
     },
     /// Something in it is not a policy.
@@ -65,7 +75,7 @@ pub fn load_files<P: AsRef<Path>>(paths: &[P]) -> Result<Policies, LoadError> {
     Ok(policies)
 }
 
-fn read(path: &Path) -> Result<String, LoadError> {
+pub(super) fn read(path: &Path) -> Result<String, LoadError> {
     let failed = |error| LoadError::Read {
         path: path.to_owned(),
         error,
@@ -87,6 +97,16 @@ pub fn load_str(path: &Path, text: &str) -> Result<Vec<Policy>, LoadError> {
         .into_iter()
         .filter(|document| !document.is_blank())
         .map(|document| document.parse(path))
+        .collect()
+}
+
+/// Reads each document of one file's text by itself, and where its parts are written; `path` is for
+/// messages only. As many errors come out as documents are wrong.
+pub(super) fn load_each(path: &Path, text: &str) -> Vec<Result<(Policy, Outline), LoadError>> {
+    documents(text)
+        .into_iter()
+        .filter(|document| !document.is_blank())
+        .map(|document| Ok((document.parse(path)?, document.outline())))
         .collect()
 }
 
@@ -165,6 +185,12 @@ impl Document<'_> {
             _ => return None,
         };
         policy.ok().filter(|policy| policy.kind() == kind)
+    }
+
+    /// Without places where the library cannot tell them.
+    fn outline(&self) -> Outline {
+        let outline = serde_saphyr::from_str_with_options(self.text, options());
+        Outline::new(outline.unwrap_or_default(), self.line)
     }
 
     fn typed<T: DeserializeOwned>(&self, path: &Path) -> Result<T, LoadError> {

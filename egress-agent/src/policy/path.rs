@@ -222,6 +222,38 @@ impl PathPattern {
     }
 }
 
+impl PathPattern {
+    /// Whether it stands for every path that the other stands for.
+    pub fn covers(&self, other: &Self) -> bool {
+        let split = |pattern: &Self| {
+            let (front, is_open) = match pattern.text.strip_suffix("/*") {
+                Some(front) => (front.to_owned(), true),
+                None => (pattern.text.clone(), false),
+            };
+            let segments: Vec<_> = front.split('/').skip(1).map(str::to_owned).collect();
+            (segments, is_open)
+        };
+        let ((ours, ours_open), (theirs, theirs_open)) = (split(self), split(other));
+        let fits = |(ours, theirs): (&String, &String)| match ours.as_str() {
+            "*" => !theirs.is_empty(),
+            segment => segment == theirs,
+        };
+        let enough = match (ours_open, theirs_open) {
+            (true, true) => theirs.len() >= ours.len(),
+            (true, false) => theirs.len() > ours.len(),
+            (false, true) => false,
+            (false, false) => theirs.len() == ours.len(),
+        };
+        enough && ours.iter().zip(&theirs).all(fits)
+    }
+}
+
+impl fmt::Display for PathPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 impl FromStr for PathPattern {
     type Err = PathPatternError;
 

@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{host::HostPattern, http::HttpRule, port::PortRange};
 
+/// Ports of one direct entry that are written out one by one; more must be written as all. Each is
+/// an entry of its own in the kernel's tables.
+pub const DIRECT_PORTS_MAX: u32 = 1024;
+
 /// One clause that allows something. There are no clauses that deny.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
@@ -61,6 +65,14 @@ impl Transport {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,
+        }
+    }
+
+    /// As it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
         }
     }
 }

@@ -177,7 +177,8 @@ impl Policy {
         }
     }
 
-    fn egress(&self) -> &[EgressRule] {
+    /// Its rules of `egress`.
+    pub(super) fn egress(&self) -> &[EgressRule] {
         match self {
             Self::Namespaced(p) => &p.spec.egress,
             Self::Cluster(p) => &p.spec.egress,
@@ -185,7 +186,7 @@ impl Policy {
     }
 
     /// What only the cluster's can have.
-    fn cluster(&self) -> Option<&ClusterEgressSpec> {
+    pub(super) fn cluster(&self) -> Option<&ClusterEgressSpec> {
         match self {
             Self::Namespaced(_) => None,
             Self::Cluster(p) => Some(&p.spec),
@@ -243,14 +244,7 @@ fn append(
     transports: &[Transport],
     rule: &Arc<str>,
 ) {
-    let ports = match ports {
-        [] => &[PortRange::ALL],
-        ports => ports,
-    };
-    let transports = match transports {
-        [] => &[Transport::Tcp],
-        transports => transports,
-    };
+    let (ports, transports) = with_defaults(ports, transports);
     for network in networks {
         for &transport in transports {
             entries.extend(ports.iter().map(|&ports| DirectEntry {
@@ -261,6 +255,22 @@ fn append(
             }));
         }
     }
+}
+
+/// Every port where none is written, and TCP where no transport is.
+pub(super) const fn with_defaults<'a>(
+    ports: &'a [PortRange],
+    transports: &'a [Transport],
+) -> (&'a [PortRange], &'a [Transport]) {
+    let ports = match ports {
+        [] => &[PortRange::ALL],
+        ports => ports,
+    };
+    let transports = match transports {
+        [] => &[Transport::Tcp],
+        transports => transports,
+    };
+    (ports, transports)
 }
 
 /// An empty list is no condition; a condition is never met by what is not known.
