@@ -225,7 +225,7 @@ fn explain() {
         "POST",
     ];
     ask(&[&post[..], &["--path", "/v1/a", "policy.yaml"]].concat())
-        .gives(3, "but methods GET (method_not_allowed)");
+        .gives(3, "and allows methods GET (method_not_allowed)");
     let config = ["--config", "config.yaml", "--from", "orders-1"];
     ask(&[&config[..], &["--to", "10.1.0.9:8080"]].concat()).gives(
         0,

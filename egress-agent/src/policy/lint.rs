@@ -4,127 +4,24 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use egress_common::verdict::{DropReason, Verdict};
 use ipnet::IpNet;
-use serde::Serialize;
 
 use super::{
     explain::node::NodeView,
     grant::{Grant, Index, What, grants},
     host::HostPattern,
-    load::LoadError,
     port::PortRange,
     rule::{DIRECT_PORTS_MAX, Transport},
     select::{Identity, Policy},
     selection::Selection,
-    sources::{List, RuleId, Site, Sources},
+    sources::{List, RuleId, Sources},
 };
 
-/// One thing that was found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// How bad it is.
-    pub level: Level,
-    /// What kind of thing it is.
-    pub kind: Kind,
-    /// Where.
-    #[serde(flatten)]
-    pub site: Site,
-    /// What it is, and what to write.
-    pub message: String,
-}
+mod finding;
 
-impl From<LoadError> for Finding {
-    fn from(error: LoadError) -> Self {
-        let (path, line, column) = match &error {
-            LoadError::Content {
-                path, line, column, ..
-            } => (path, *line, *column),
-            LoadError::Read { path, .. }
-            | LoadError::Large { path }
-            | LoadError::Empty { path } => (path, 1, 1),
-        };
-        let text = error.to_string();
-        let place = match &error {
-            LoadError::Content { .. } => format!("{}:{line}:{column}: ", path.display()),
-            LoadError::Read { .. } | LoadError::Large { .. } | LoadError::Empty { .. } => {
-                format!("{}: ", path.display())
-            }
-        };
-        Self {
-            level: Level::Error,
-            kind: Kind::Content,
-            site: Site {
-                file: path.as_path().into(),
-                line,
-                column,
-            },
-            message: text.strip_prefix(&place).unwrap_or(&text).to_owned(),
-        }
-    }
-}
+pub use finding::{Finding, Kind, Level};
 
-/// How bad something is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Level {
-    /// `run` refuses it.
-    Error,
-    /// It does nothing, or more than one may think.
-    Warning,
-    /// It may well be meant.
-    Note,
-}
-
-impl Level {
-    /// As it is shown.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warning => "warning",
-            Self::Note => "note",
-        }
-    }
-}
-
-/// What kind of thing was found; its names are stable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// The file is no policy.
-    Content,
-    /// More ports in a direct entry than are written out.
-    TooManyPorts,
-    /// Two policies have the same name.
-    DuplicateName,
-    /// Something else allows all of it.
-    Shadowed,
-    /// Nothing that it allows can happen.
-    MatchesNothing,
-    /// A very large network.
-    Wide,
-    /// No endpoint is selected.
-    SelectsNothing,
-    /// A wildcard whose own name is not allowed.
-    WildcardWithoutName,
-}
-
-impl Kind {
-    /// As it is shown.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Content => "content",
-            Self::TooManyPorts => "too_many_ports",
-            Self::DuplicateName => "duplicate_name",
-            Self::Shadowed => "shadowed",
-            Self::MatchesNothing => "matches_nothing",
-            Self::Wide => "wide",
-            Self::SelectsNothing => "selects_nothing",
-            Self::WildcardWithoutName => "wildcard_without_name",
-        }
-    }
-}
-
-/// Networks of fewer bits are wide: no organisation has had more than a /8 of IPv4 (IANA's registry
-/// of the IPv4 address space), nor usually more than a /20 of IPv6.
+/// Networks of fewer bits, of IPv4 and IPv6, are wide: 10.0.0.0/8 is the largest private network
+/// (RFC 1918), and few providers have more of IPv6 than a /20.
 const WIDE: (u8, u8) = (8, 20);
 
 /// What is known of where the policies will be in force.

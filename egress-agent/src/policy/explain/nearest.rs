@@ -8,6 +8,7 @@ use super::{
 };
 use crate::policy::{
     ech,
+    evaluate::DenyReason,
     grant::{Grant, What, grants},
     host::{HostName, HostPattern},
     http::HttpRule,
@@ -168,14 +169,18 @@ fn of_http(
         return Some(format!("allows \"{pattern}\", on {}", shown(ports)));
     }
     let reason = http.judge(&request).err()?;
-    let allowed = match reason.as_str() {
-        "method_not_allowed" => format!("methods {}", list(&http.methods)),
-        "path_not_allowed" => format!("paths {}", list(&http.paths)),
-        "header_not_allowed" => format!("requests with {}", list(&http.headers)),
-        _ => "no WebSockets".to_owned(),
+    let allowed = match reason {
+        DenyReason::MethodNotAllowed => format!("methods {}", list(&http.methods)),
+        DenyReason::PathNotAllowed => format!("paths {}", list(&http.paths)),
+        DenyReason::HeaderNotAllowed => format!("requests with {}", list(&http.headers)),
+        DenyReason::WebsocketNotAllowed => "no WebSockets".to_owned(),
+        DenyReason::HostNotAllowed
+        | DenyReason::EchPublicName
+        | DenyReason::AddressNotAllowed
+        | DenyReason::PortNotAllowed => return None,
     };
     Some(format!(
-        "allows \"{pattern}\", but {allowed} ({})",
+        "names \"{pattern}\" and allows {allowed} ({})",
         reason.as_str()
     ))
 }
