@@ -156,6 +156,9 @@ impl<'stage> Subject<'stage> {
             Who::Ours => bail!("the agent is started another way"),
         };
         let mut client = Client::start(&stage.free, listen, names)?;
+        // Those before it were in the same cgroup.
+        let proxy = Spent::of(cgroup.clone());
+        let before = proxy.processor()?;
         let begun = Instant::now();
         let mut program = Program::start(stage, command, &cgroup, &log)?;
         process::within(START, "it to listen", || {
@@ -169,11 +172,10 @@ impl<'stage> Subject<'stage> {
         .with_context(|| stage::end_of(&log))?;
         client.ask(&ONE).with_context(|| stage::end_of(&log))?;
         let started = begun.elapsed();
-        let proxy = Spent::of(cgroup);
         Ok(Self {
             who: who.clone(),
             client,
-            start: [proxy.processor()?, 0.0],
+            start: [proxy.processor()? - before, 0.0],
             proxy,
             enforcer: None,
             started,
