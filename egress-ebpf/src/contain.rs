@@ -56,9 +56,8 @@ impl Reach for World<'_> {
     fn is_client(&self, attempt: &Attempt) -> bool {
         let address = &attempt.destination;
         // Who has no address of its own has the node's, the gateway's among them.
-        let is_nodes = || {
-            self.0.is_at(address) || Maps::of_packets().class_of(address) == Class::Node
-        };
+        let is_nodes =
+            || self.0.is_at(address) || Maps::of_packets().class_of(address) == Class::Node;
         maps::is_owned(address)
             || (maps::has_spoken(attempt.destination_port, attempt.protocol) && is_nodes())
     }

@@ -19,8 +19,8 @@ use egress_common::{
     event::{Event, ReportKey, ReportWindow},
     maps::{
         AddressKey, Config, Flow, FlowKey, MAX_ADDRESSES, MAX_COUNTERS, MAX_FLOWS, MAX_NETWORKS,
-        MAX_OPENING, MAX_ORIGINS, MAX_PORTS, MAX_REACH, MAX_REPLIES, MAX_REPORTS, MAX_SETS, NamedPorts, ReplyKey, TABLE,
-        counter, is_named, port,
+        MAX_OPENING, MAX_ORIGINS, MAX_PORTS, MAX_REACH, MAX_REPLIES, MAX_REPORTS, MAX_SETS,
+        NamedPorts, ReplyKey, TABLE, counter, is_named, port,
     },
     origin::{Origin, OriginQuery, Published},
     socket::Socket,
