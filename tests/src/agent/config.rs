@@ -99,9 +99,9 @@ impl Config {
              \x20 dnsPort: 15053\n\
              \x20 proxyPort: 15002\n\
              \x20 user: 62951\n\
+             \x20 drainSeconds: 1\n\
              \x20 resolvers: [{}]\n\
              \x20 permittedAnswers: []\n\
-             \x20 drainSeconds: 1\n\
              \x20 roots: {}\n\
              {}\
              policies: [policy.yaml]\n\
