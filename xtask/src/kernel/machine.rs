@@ -19,9 +19,10 @@ use crate::paths;
 /// Of the guest. What its programs write is in it, too.
 const MEMORY: &str = "3G";
 
-/// On the first serial line is the guest's console; `-1`: a panic ends the guest. Mitigations cost
-/// time, and there is nobody to be kept out.
-const COMMAND_LINE: &str = "console=ttyS0 loglevel=3 panic=-1 mitigations=off nokaslr";
+/// On the first serial line is the guest's console; `-1`: a panic ends the guest. A processor that is
+/// stuck in the kernel for two minutes is a panic, with its trace. Mitigations cost time, and there is
+/// nobody to be kept out.
+const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 softlockup_panic=1 watchdog_thresh=60 panic=-1 mitigations=off nokaslr";
 
 /// Where Debian puts virtiofsd: in QEMU's package, or in one of its own.
 const VIRTIOFSD: [&str; 2] = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"];
