@@ -94,8 +94,8 @@ fn arrival(change: &Change, plan: &Plan) -> Option<Arrival> {
     })
 }
 
-/// Whether the hosts file, or some endpoint's cgroup or interface is another than the plan has it: for once a second,
-/// since nobody tells of cgroups, and a notification may be lost.
+/// Whether the hosts file, or some endpoint's cgroup or interface is another than the plan has it:
+/// for once a second, since nobody tells of cgroups, and a notification may be lost.
 pub fn is_stale(plan: &Plan) -> bool {
     plan.hosts.is_stale()
         || plan.endpoints.iter().any(|endpoint| {

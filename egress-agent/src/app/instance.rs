@@ -306,6 +306,11 @@ impl Instance {
         Ok(())
     }
 
+    /// Whether the gateway has told that nothing is connected any more.
+    pub const fn is_drained(&self) -> bool {
+        self.is_drained
+    }
+
     /// How a gateway ended that says nothing any more.
     pub async fn how_the_gateway_ended(&mut self) -> String {
         /// Its descriptors close a moment before it has ended.

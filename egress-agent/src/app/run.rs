@@ -395,13 +395,18 @@ impl Running {
             tokio::select! {
                 record = self.instance.next() => match record {
                     Some(record) => self.sink.write(&record),
-                    None => return Ok(()),
+                    None => break,
                 },
                 _ = tick.tick() => self.tick().await?,
                 () = &mut over => return Ok(()),
                 () = &mut told_again => return Ok(()),
             }
         }
+        if !self.instance.is_drained() {
+            let how = self.instance.how_the_gateway_ended().await;
+            eprintln!("egress-agent: the gateway ended ({how}) before what was connected had");
+        }
+        Ok(())
     }
 
     async fn finish(&mut self) -> anyhow::Result<()> {
