@@ -345,9 +345,7 @@ impl Walk {
             reason,
         );
     }
-}
 
-impl Walk {
     /// Returns when a new generation does not allow the connection any more.
     async fn no_longer_allowed(&self, ask: &Ask, authorised: &Authorised) {
         let mut tables = self.worker.shared.table.clone();
@@ -406,23 +404,21 @@ impl Tunnel {
             &relayed,
             &self.authorised,
         );
+        let limits = &self.walk.worker.shared.limits;
+        let (idle, lifetime, accepted) = (limits.idle, limits.lifetime, self.walk.accepted);
         // Of its own, and given back before the relay goes on.
         let replayed = tokio::select! {
             replayed = Box::pin(replay) => replayed,
             () = self.walk.no_longer_allowed(&self.ask, &self.authorised) => Err("policy_changed"),
+            () = splice::lifetime_over(accepted, lifetime) => Err(splice::LIFETIME),
         };
         let reason = match replayed {
             Err(reason) => reason,
-            Ok(()) => {
-                let limits = &self.walk.worker.shared.limits;
-                let (idle, lifetime) = (limits.idle, limits.lifetime);
-                let accepted = self.walk.accepted;
-                tokio::select! {
-                    end = splice::copy_both(&mut self.stream, &mut self.upstream, &relayed, idle) => end.reason(),
-                    () = self.walk.no_longer_allowed(&self.ask, &self.authorised) => "policy_changed",
-                    () = splice::lifetime_over(accepted, lifetime) => splice::LIFETIME,
-                }
-            }
+            Ok(()) => tokio::select! {
+                end = splice::copy_both(&mut self.stream, &mut self.upstream, &relayed, idle) => end.reason(),
+                () = self.walk.no_longer_allowed(&self.ask, &self.authorised) => "policy_changed",
+                () = splice::lifetime_over(accepted, lifetime) => splice::LIFETIME,
+            },
         };
         let Self {
             walk,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use egress_agent::{
-    gateway::protocol::{FromGateway, RefusedNetworks},
+    gateway::protocol::{FromGateway, Limits, RefusedNetworks},
     telemetry::record::{Connection, Event, Verdict},
 };
 use hickory_proto::rr::RecordType;
@@ -247,6 +247,22 @@ async fn a_server_that_takes_its_time_is_waited_for() {
     let mut stream = dial(&world, ENFORCED, greeter).await;
     greeting(&mut stream).await;
     exchange(&mut stream, b"EHLO a.test\r\n").await;
+}
+
+#[tokio::test]
+async fn whoever_says_nothing_has_no_longer_a_lifetime() {
+    let greeter = greeter(Duration::from_secs(60)).await;
+    let bounds = Limits {
+        lifetime: Some(Duration::from_millis(900)),
+        ..limits()
+    };
+    let mut world = World::within(bounds, &[]).await;
+    apply(&mut world, 2, greeter.port(), &["repo.test:PORT"]).await;
+    told(&world, ENFORCED, "repo.test.").await;
+    let stream = dial(&world, ENFORCED, greeter).await;
+    assert!(rest(stream).await.is_err());
+    opened(world.record().await);
+    assert_eq!(closed(&mut world).await, "lifetime_over");
 }
 
 #[tokio::test]
