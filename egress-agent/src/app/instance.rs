@@ -367,6 +367,8 @@ impl Instance {
             self.enforcer.set_direct(&servers.into())?;
             let state = gateway_state(self.cgroup, self.servers, reach);
             self.enforcer.set_endpoint(&state)?;
+            // It is said from now on, whatever becomes of the rest.
+            self.reach.wide = true;
         }
         Ok(())
     }
